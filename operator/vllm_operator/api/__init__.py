@@ -1,0 +1,1 @@
+"""What users write and read: the VLLMModel resource, its conditions and reasons. Pure: no I/O."""

@@ -1,0 +1,103 @@
+"""What the operator may do in a cluster: one table, from which every Role and ClusterRole is generated.
+
+A rule that the operator does not need is a hole, and a rule that it lacks is a failure at run time; so each has its
+reason. An ownerReference with blockOwnerDeletion would need `update` on vllmmodels/finalizers where the admission
+plugin OwnerReferencesPermissionEnforcement is on (OpenShift): the operator's ownerReferences must go without it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from vllm_operator.api.types import GROUP, PLURAL
+
+READ = ("get", "list", "watch")
+MANAGE = ("get", "list", "watch", "create", "patch", "delete")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """A rule of a Role, and why the operator needs it."""
+
+    group: str
+    resources: tuple[str, ...]
+    verbs: tuple[str, ...]
+    reason: str
+
+    def as_rbac(self) -> dict[str, Any]:
+        """Return the rule as a Role writes it."""
+        return {"apiGroups": [self.group], "resources": list(self.resources), "verbs": list(self.verbs)}
+
+
+CLUSTER_RULES: tuple[Rule, ...] = (
+    Rule(
+        group=GROUP,
+        resources=(PLURAL,),
+        verbs=READ,
+        reason="Reads what users want. It never writes to a user's object, so it may not.",
+    ),
+    Rule(
+        group=GROUP,
+        resources=(f"{PLURAL}/status",),
+        verbs=("get", "patch"),
+        reason="Reports how a model is, by server-side apply (a patch).",
+    ),
+    Rule(
+        group="apps",
+        resources=("deployments", "controllerrevisions"),
+        verbs=MANAGE,
+        reason="Runs vLLM, and keeps what was decided for each spec, so that nothing is decided anew without need.",
+    ),
+    Rule(
+        group="",
+        resources=("services",),
+        verbs=MANAGE,
+        reason="Gives each model a stable name and address.",
+    ),
+    Rule(
+        group="policy",
+        resources=("poddisruptionbudgets",),
+        verbs=MANAGE,
+        reason="Keeps a drain of nodes from taking all replicas of a model at once.",
+    ),
+    Rule(
+        group="gateway.networking.k8s.io",
+        resources=("httproutes",),
+        verbs=MANAGE,
+        reason="Puts models behind a gateway, and reads whether the gateway has accepted the route.",
+    ),
+    Rule(
+        group="gateway.networking.k8s.io",
+        resources=("gateways",),
+        verbs=READ,
+        reason="Tells a route whose gateway does not exist from one that waits; finds the address for status.url; sees both change.",
+    ),
+    Rule(
+        group="",
+        resources=("pods",),
+        verbs=READ,
+        reason="Says why a model does not serve (scheduling, image, crash) and asks pods whether they answer.",
+    ),
+    Rule(
+        group="",
+        resources=("secrets", "configmaps"),
+        verbs=("get",),
+        reason="Rolls out when a referenced Secret or ConfigMap changes. By name only: it may not list them.",
+    ),
+    Rule(
+        group="events.k8s.io",
+        resources=("events",),
+        verbs=("create",),
+        reason="Tells what happened to a model.",
+    ),
+)
+"""Rules for the namespaces whose models the operator looks after: a ClusterRole, or a Role in each namespace."""
+
+OWN_NAMESPACE_RULES: tuple[Rule, ...] = (
+    Rule(
+        group="coordination.k8s.io",
+        resources=("leases",),
+        verbs=("get", "create", "patch", "update"),
+        reason="One operator of several works at a time: the one that holds the lease.",
+    ),
+)
+"""Rules for the operator's own namespace."""
