@@ -1,0 +1,1 @@
+"""vLLM's own command line, and the image that understands it. Pure."""

@@ -1,0 +1,246 @@
+"""The argument vector of `vllm serve`. Never a shell's: each value is one element, whatever is in it."""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from vllm_operator.api.conditions import Reason
+from vllm_operator.api.errors import Refusal
+from vllm_operator.api.names import PORT
+from vllm_operator.api.types import Engine, VLLMModelSpec
+from vllm_operator.engine.images import parse_version
+from vllm_operator.engine.options import (
+    APPENDED,
+    COMMA_LISTS,
+    JSON_LISTS,
+    OWNED,
+    SHORT_NAMES,
+    SHUTDOWN_TIMEOUT_SINCE,
+    STORE_TRUE,
+    canonical,
+)
+from vllm_operator.engine.termination import decide_termination
+from vllm_operator.sizing.plan import Plan
+
+CHAT_TEMPLATE_DIRECTORY = "/etc/vllm/chat-template"
+
+# Field of Engine → option, in the order in which they stand in the vector.
+TYPED_OPTIONS = (
+    ("max_model_len", "max-model-len"),
+    ("dtype", "dtype"),
+    ("quantization", "quantization"),
+    ("kv_cache_dtype", "kv-cache-dtype"),
+    ("gpu_memory_utilization", "gpu-memory-utilization"),
+    ("max_num_seqs", "max-num-seqs"),
+    ("max_num_batched_tokens", "max-num-batched-tokens"),
+    ("block_size", "block-size"),
+    ("enable_prefix_caching", "enable-prefix-caching"),
+    ("enable_chunked_prefill", "enable-chunked-prefill"),
+    ("enforce_eager", "enforce-eager"),
+    ("trust_remote_code", "trust-remote-code"),
+    ("cpu_offload_gb", "cpu-offload-gb"),
+    ("tokenizer", "tokenizer"),
+    ("tokenizer_mode", "tokenizer-mode"),
+    ("load_format", "load-format"),
+    ("seed", "seed"),
+    ("runner", "runner"),
+    ("convert", "convert"),
+    ("tool_call_parser", "tool-call-parser"),
+    ("reasoning_parser", "reasoning-parser"),
+    ("hf_overrides", "hf-overrides"),
+    ("speculative_config", "speculative-config"),
+    ("compilation_config", "compilation-config"),
+)
+
+_NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9._-]{0,127}")
+_NEGATIVE_INTEGER = re.compile(r"-\d+")
+
+
+def build_command(
+    spec: VLLMModelSpec,
+    *,
+    model_path: str,
+    served_model_names: Sequence[str],
+    plan: Plan,
+    revision: str | None = None,
+    version: str | None = None,
+    host: str = "0.0.0.0",
+) -> list[str]:
+    """The argument vector for a spec.
+
+    `revision` is the hub revision, when one is given. `version` is vLLM's version when it is known: an option that not
+    every version has is left out when it is not. `host` is the address to listen on: without one, vLLM listens on every IPv4
+    address only (create_server_socket in launchers/launcher.py), so a cluster without IPv4 needs `::`.
+
+    Raises Refusal(InvalidEngineArgs) naming the field, its value and what would be right.
+    """
+    engine = spec.engine or Engine()
+    command = [*(engine.executable or ("vllm", "serve")), model_path]
+    command += ["--host", host, "--port", str(PORT), "--served-model-name", *served_model_names]
+    for option, size in (
+        ("tensor-parallel-size", plan.tensor_parallel_size),
+        ("pipeline-parallel-size", plan.pipeline_parallel_size),
+        ("data-parallel-size", plan.data_parallel_size),
+    ):
+        if size > 1:
+            command += [f"--{option}", str(size)]
+    if plan.enable_expert_parallel:
+        command.append("--enable-expert-parallel")
+    if revision is not None:
+        command += _render("revision", revision, where="spec.hub.revision")
+
+    typed: dict[str, str] = {}
+    """Option → field that sets it."""
+    for attribute, option in TYPED_OPTIONS:
+        value = getattr(engine, attribute)
+        if value is None:
+            continue
+        field = f"spec.engine.{Engine.model_fields[attribute].alias or attribute}"
+        typed[option] = field
+        command += _render(option, value, where=field)
+        if option == "tool-call-parser":
+            # vLLM parses tool calls only with both (validate_parsed_serve_args)
+            typed["enable-auto-tool-choice"] = field
+            command.append("--enable-auto-tool-choice")
+    if engine.chat_template is not None:
+        field = "spec.engine.chatTemplate"
+        typed["chat-template"] = field
+        key = engine.chat_template.config_map_key_ref.key
+        command += _render("chat-template", f"{CHAT_TEMPLATE_DIRECTORY}/{key}", where=field)
+
+    args = _checked_args(engine.args or {}, typed)
+    if "shutdown-timeout" not in args and version is not None and parse_version(version) >= SHUTDOWN_TIMEOUT_SINCE:
+        timeout = decide_termination(spec).shutdown_timeout
+        if timeout > 0:
+            command += ["--shutdown-timeout", str(timeout)]
+    for name in sorted(args):
+        written, value = args[name]
+        command += _render(name, value, where=f"spec.engine.args.{written}")
+    return command
+
+
+def _checked_args(given: dict[str, Any], typed: dict[str, str]) -> dict[str, tuple[str, Any]]:
+    """spec.engine.args by canonical name: → (name as written, value). Raises Refusal for names that cannot stand."""
+    result: dict[str, tuple[str, Any]] = {}
+    for written in sorted(given):
+        value = given[written]
+        where = f"spec.engine.args.{written}"
+        if not _NAME.fullmatch(written):
+            raise _refusal(
+                f"spec.engine.args has {_show(written)}: write an option's name without leading dashes: letters, digits, dots, "
+                "dashes and underscores, e.g. max-num-partial-prefills"
+            )
+        if written in SHORT_NAMES:
+            raise _refusal(
+                f"{where} is a short form that vLLM takes with one dash only: write its long name, {SHORT_NAMES[written]}"
+                + (f" — {OWNED[SHORT_NAMES[written]]}" if SHORT_NAMES[written] in OWNED else "")
+            )
+        name = canonical(written)
+        negated, name = name.startswith("no-"), canonical(name.removeprefix("no-"))
+        base = name.partition(".")[0]
+        if base in OWNED:
+            # without the value: it may be a key or token, and a message is read by more people than a spec
+            raise _refusal(f"{where} is set, but the operator does not let args set --{base}: {OWNED[base]}")
+        if negated:
+            if value is not True:
+                raise _refusal(f"{where} is {_show(value)}: write {name}: true or {name}: false instead")
+            value = False
+        if base in typed:
+            raise _refusal(f"{where} is {_show(value)}, but {typed[base]} sets --{base} too: keep one of them")
+        for option, instead in (*OWNED.items(), *((o, f"{f} sets it") for o, f in typed.items())):
+            # argparse takes any unique beginning of a name for the name
+            if option.startswith(base):
+                raise _refusal(f"{where} is set, which vLLM may read as an abbreviation of --{option}: {instead}")
+        for other, (other_written, _) in result.items():
+            if other == name or (other.partition(".")[0] == base and base in (name, other)):
+                raise _refusal(f"{where} and spec.engine.args.{other_written} both set --{base}: keep one of them")
+        result[name] = (written, value)
+    return result
+
+
+def _render(name: str, value: Any, *, where: str) -> list[str]:
+    """The words of one option. `name` is canonical."""
+    if value is None:
+        raise _refusal(f"{where} is null: give it a value, or leave it out to keep vLLM's default")
+    for text in _strings(value):
+        if "\0" in text:
+            raise _refusal(f"{where} is {_show(value)}: an argument cannot hold a NUL character; remove it")
+    flag = f"--{name}"
+    if "." in name:
+        # read back by json.loads, so that the text "1" stays text
+        return [f"{flag}={_json(value, where)}"]
+    if isinstance(value, bool):
+        if value:
+            return [flag]
+        return [] if name in STORE_TRUE else [f"--no-{name}"]
+    if isinstance(value, list):
+        return _render_list(name, value, where=where)
+    word = _word(value, where)
+    return [f"{flag}={word}"] if word.startswith("-") else [flag, word]
+
+
+def _render_list(name: str, values: list[Any], *, where: str) -> list[str]:
+    """The words of an option with several values; how they are written depends on the option."""
+    flag = f"--{name}"
+    if name in JSON_LISTS:
+        return [flag, _json(values, where)]
+    if not values:
+        raise _refusal(f"{where} is an empty list: leave it out to keep vLLM's default")
+    if any(value is None for value in values):
+        raise _refusal(f"{where} is {_show(values)}: a list's element cannot be null; remove it")
+    words = [_word(value, where) for value in values]
+    if name in COMMA_LISTS:
+        joined = ",".join(words)
+        return [f"{flag}={joined}"] if joined.startswith("-") else [flag, joined]
+    if name in APPENDED or len(words) == 1:
+        return [text for word in words for text in ([f"{flag}={word}"] if word.startswith("-") else [flag, word])]
+    for word in words:
+        # argparse takes -1 for a value as long as no option looks like a number; nothing else that begins with a dash
+        if word.startswith("-") and not _NEGATIVE_INTEGER.fullmatch(word):
+            raise _refusal(
+                f"{where} is {_show(values)}: vLLM's parser takes the element {_show(word)} for an option, and offers no way "
+                "to write it in a list of several"
+            )
+    return [flag, *words]
+
+
+def _word(value: Any, where: str) -> str:
+    """One value as text; an object or list as compact JSON, a boolean within a list as JSON does."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return repr(value).removesuffix(".0")
+    return _json(value, where)
+
+
+def _json(value: Any, where: str) -> str:
+    """Compact JSON with sorted keys: the same text for the same value."""
+    try:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise _refusal(f"{where} is {_show(value)}, which cannot be written as JSON: {error}") from error
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every string in a JSON value, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield str(key)
+            yield from _strings(item)
+
+
+def _show(value: Any) -> str:
+    """A value for a message, on one line and not too long."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _refusal(message: str) -> Refusal:
+    return Refusal(Reason.INVALID_ENGINE_ARGS, message)

@@ -1,0 +1,1 @@
+"""Plan → Kubernetes objects: one pure builder for each object."""

@@ -1,0 +1,456 @@
+"""Spec and plan → pod template."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vllm_operator.api.base import Model, parse_duration
+from vllm_operator.api.conditions import Reason
+from vllm_operator.api.errors import Refusal
+from vllm_operator.api.names import CONTAINER, PORT, PORT_NAME, Key, child_labels, selector_labels
+from vllm_operator.api.types import (
+    GROUP,
+    Auth,
+    Cache,
+    CacheEmptyDir,
+    Engine,
+    Hub,
+    PodTemplate,
+    PodTemplateMetadata,
+    Resources,
+    Scheduling,
+    SharedMemory,
+    Startup,
+    VLLMModelSpec,
+)
+from vllm_operator.engine.command import CHAT_TEMPLATE_DIRECTORY, build_command
+from vllm_operator.engine.images import resolve_image
+from vllm_operator.engine.termination import decide_termination
+from vllm_operator.sizing.plan import RESOURCE_NAMES, Plan
+from vllm_operator.workload.defaults import without_zero_values
+from vllm_operator.workload.merge import merge_pod_template
+from vllm_operator.workload.names import served_model_names
+from vllm_operator.workload.quantities import canonical_quantity, checked_quantity, parse_quantity
+from vllm_operator.workload.settings import BuildSettings
+from vllm_operator.workload.source import ModelSource, resolve_source
+
+CACHE_DIRECTORY = "/var/cache/vllm"
+DEFAULT_STARTUP_BUDGET = "30m"
+PROBE_PERIOD_SECONDS = 5
+
+JSONObject = dict[str, Any]
+
+
+def build_pod_template(key: Key, spec: VLLMModelSpec, *, plan: Plan, settings: BuildSettings) -> JSONObject:
+    """The pod template of a model, spec.podTemplate merged over it, quantities as the API server writes them.
+
+    Raises Refusal when the spec cannot be carried out, or when podTemplate breaks what the operator needs of a pod.
+    """
+    source = resolve_source(spec)
+    generated = {
+        "metadata": {
+            "labels": child_labels(key.name),
+            # kubectl logs and exec choose vLLM when podTemplate adds sidecars
+            "annotations": {"kubectl.kubernetes.io/default-container": CONTAINER},
+        },
+        "spec": {
+            "containers": [_build_container(key, spec, plan=plan, settings=settings, source=source)],
+            "volumes": _build_volumes(spec, source),
+            "terminationGracePeriodSeconds": decide_termination(spec).grace_seconds,
+            "securityContext": _build_pod_security(settings),
+            "automountServiceAccountToken": False,
+            # a Service named `vllm` would set VLLM_PORT=tcp://…, which vLLM refuses to start with (get_vllm_port in envs.py)
+            "enableServiceLinks": False,
+            **_build_scheduling(key, spec, plan),
+        },
+    }
+    secrets = (spec.engine or Engine()).image_pull_secrets
+    if secrets:
+        generated["spec"]["imagePullSecrets"] = _plain_list(secrets)
+    template = spec.pod_template or PodTemplate()
+    merged = merge_pod_template(generated, _patch(key, template))
+    _check_pod(merged)
+    merged["spec"] = without_zero_values(merged["spec"])
+    return _with_canonical_quantities(merged)
+
+
+def escape_expansion(word: str) -> str:
+    """A word of a container's command that the kubelet leaves as it is.
+
+    The kubelet replaces $(NAME) by a variable's value and $$ by $ (k8s.io/kubernetes/third_party/forked/golang/expansion).
+    """
+    return word.replace("$", "$$") if "$(" in word or "$$" in word else word
+
+
+def _build_container(
+    key: Key, spec: VLLMModelSpec, *, plan: Plan, settings: BuildSettings, source: ModelSource
+) -> JSONObject:
+    engine = spec.engine or Engine()
+    image = resolve_image(spec, plan, settings)
+    command = build_command(
+        spec,
+        model_path=source.path,
+        served_model_names=served_model_names(spec, key.name),
+        plan=plan,
+        revision=source.revision,
+        version=image.version,
+        host=settings.listen_address,
+    )
+    container: JSONObject = {
+        "name": CONTAINER,
+        "image": image.image,
+        "imagePullPolicy": engine.image_pull_policy or "IfNotPresent",
+        "command": [escape_expansion(word) for word in command],
+        "ports": [{"name": PORT_NAME, "containerPort": PORT, "protocol": "TCP"}],
+        "env": _build_environment(spec, settings),
+        "volumeMounts": _build_mounts(spec, source),
+        **_build_probes(spec),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    drain = decide_termination(spec).drain_seconds
+    if drain > 0:
+        # the kubelet's own sleep: no shell, no binary in the image. 0 is refused by API servers before 1.33
+        container["lifecycle"] = {"preStop": {"sleep": {"seconds": drain}}}
+    resources = _build_resources(spec, plan)
+    if resources:
+        container["resources"] = resources
+    return container
+
+
+def _build_environment(spec: VLLMModelSpec, settings: BuildSettings) -> list[JSONObject]:
+    """The operator's variables, then the user's; a user's variable takes the place of the operator's of that name."""
+    hub, auth = spec.hub or Hub(), spec.auth or Auth()
+    generated: list[JSONObject] = [
+        {"name": "HF_HOME", "value": f"{CACHE_DIRECTORY}/huggingface"},
+        {"name": "VLLM_CACHE_ROOT", "value": f"{CACHE_DIRECTORY}/vllm"},
+        # a cluster tells nobody what it runs unless its owner says so: engine.env can set it back to 0
+        {"name": "VLLM_NO_USAGE_STATS", "value": "1"},
+    ]
+    if settings.run_as_user is not None:
+        # a number without an entry in /etc/passwd has no home that it may write to, and no name for getpass.getuser()
+        generated += [{"name": "HOME", "value": CACHE_DIRECTORY}, {"name": "USER", "value": "vllm"}]
+    if hub.endpoint is not None:
+        generated.append({"name": "HF_ENDPOINT", "value": hub.endpoint})
+    for name, reference in (("HF_TOKEN", hub.token_secret_ref), ("VLLM_API_KEY", auth.api_key_secret_ref)):
+        if reference is not None:
+            generated.append(
+                {"name": name, "valueFrom": {"secretKeyRef": {"name": reference.name, "key": reference.key}}}
+            )
+    by_name = {variable["name"]: variable for variable in generated}
+    for variable in (spec.engine or Engine()).env or ():
+        if variable.value is not None and variable.value_from is not None:
+            raise Refusal(
+                Reason.INVALID_SPEC, f"spec.engine.env {variable.name} has value and valueFrom: keep one of them"
+            )
+        by_name[variable.name] = _plain(variable)
+    return list(by_name.values())
+
+
+def _build_probes(spec: VLLMModelSpec) -> JSONObject:
+    """Probes of /health, which answers 200 while the engine lives (vllm/entrypoints/serve/instrumentator/health.py)."""
+
+    def check() -> JSONObject:
+        return {"httpGet": {"path": "/health", "port": PORT_NAME, "scheme": "HTTP"}}
+
+    attempts = math.ceil(startup_seconds(spec) / PROBE_PERIOD_SECONDS)
+    return {
+        "startupProbe": {
+            **check(),
+            "periodSeconds": PROBE_PERIOD_SECONDS,
+            "timeoutSeconds": 5,
+            "successThreshold": 1,
+            "failureThreshold": attempts,
+        },
+        # out of the endpoints within 15 s of the engine's death
+        "readinessProbe": {
+            **check(),
+            "periodSeconds": PROBE_PERIOD_SECONDS,
+            "timeoutSeconds": 5,
+            "successThreshold": 1,
+            "failureThreshold": 3,
+        },
+        # vLLM exits by itself when its engine dies; this is for a server that hangs. A restart loads the model again,
+        # which is dearer than two minutes of a busy event loop
+        "livenessProbe": {
+            **check(),
+            "periodSeconds": 10,
+            "timeoutSeconds": 10,
+            "successThreshold": 1,
+            "failureThreshold": 12,
+        },
+    }
+
+
+def startup_seconds(spec: VLLMModelSpec) -> float:
+    """startup.budget in seconds. Raises Refusal when it is no duration or out of bounds."""
+    text = (spec.startup or Startup()).budget or DEFAULT_STARTUP_BUDGET
+    try:
+        seconds = parse_duration(text)
+    except ValueError as error:
+        raise Refusal(Reason.INVALID_SPEC, f"spec.startup.budget is {error}") from error
+    if not 60 <= seconds <= 86400:
+        raise Refusal(Reason.INVALID_SPEC, f"spec.startup.budget is {text}: it must be between 1m and 24h")
+    return seconds
+
+
+def _build_resources(spec: VLLMModelSpec, plan: Plan) -> JSONObject:
+    """The user's requests and limits, and the plan's GPUs in both: an extended resource is not overcommitted."""
+    wanted = spec.resources or Resources()
+    result: JSONObject = {}
+    for field, given in (("requests", wanted.requests), ("limits", wanted.limits)):
+        quantities = {
+            name: checked_quantity(quantity, where=f"spec.resources.{field}.{name}")
+            for name, quantity in (given or {}).items()
+        }
+        if plan.resource_name is not None:
+            gpus = str(plan.gpus_per_replica)
+            if quantities.get(plan.resource_name, gpus) != gpus:
+                raise Refusal(
+                    Reason.INVALID_SPEC,
+                    f"spec.resources.{field}.{plan.resource_name} is {quantities[plan.resource_name]}, but the plan needs "
+                    f"{gpus}: remove it, and use spec.accelerator.count or spec.parallelism",
+                )
+            quantities[plan.resource_name] = gpus
+        if quantities:
+            result[field] = quantities
+    for name, request in result.get("requests", {}).items():
+        limit = result.get("limits", {}).get(name)
+        if limit is not None and parse_quantity(request) > parse_quantity(limit):
+            raise Refusal(
+                Reason.INVALID_SPEC,
+                f"spec.resources.requests.{name} is {request}, which is more than spec.resources.limits.{name} ({limit})",
+            )
+    return result
+
+
+def _cache_claim(spec: VLLMModelSpec) -> str | None:
+    claim = (spec.cache or Cache()).persistent_volume_claim
+    return claim.claim_name if claim else None
+
+
+def _build_volumes(spec: VLLMModelSpec, source: ModelSource) -> list[JSONObject]:
+    volumes: list[JSONObject] = [
+        {"name": "cache", **_cache_volume(spec)},
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "shm", "emptyDir": _shared_memory(spec)},
+    ]
+    # one claim as two volumes of a pod can keep the kubelet waiting for ever (kubernetes/kubernetes#28502)
+    model = source.volume()
+    if model is not None and source.claim != _cache_claim(spec):
+        volumes.append(model)
+    template = (spec.engine or Engine()).chat_template
+    if template is not None:
+        reference = template.config_map_key_ref
+        items = [{"key": reference.key, "path": reference.key}]
+        volumes.append({"name": "chat-template", "configMap": {"name": reference.name, "items": items}})
+    return volumes
+
+
+def _cache_volume(spec: VLLMModelSpec) -> JSONObject:
+    cache = spec.cache or Cache()
+    given = [name for name in ("persistent_volume_claim", "empty_dir", "host_path") if getattr(cache, name) is not None]
+    if len(given) > 1:
+        raise Refusal(
+            Reason.INVALID_SPEC,
+            f"spec.cache has {len(given)} of persistentVolumeClaim, emptyDir and hostPath: keep one",
+        )
+    if cache.persistent_volume_claim is not None:
+        return {"persistentVolumeClaim": {"claimName": cache.persistent_volume_claim.claim_name}}
+    if cache.host_path is not None:
+        kind = cache.host_path.type
+        return {"hostPath": {"path": cache.host_path.path, "type": "DirectoryOrCreate" if kind is None else kind}}
+    directory = cache.empty_dir or CacheEmptyDir()
+    volume: JSONObject = {}
+    if directory.medium:
+        volume["medium"] = directory.medium
+    if directory.size_limit is not None:
+        volume["sizeLimit"] = checked_quantity(directory.size_limit, where="spec.cache.emptyDir.sizeLimit")
+    return {"emptyDir": volume}
+
+
+def _shared_memory(spec: VLLMModelSpec) -> JSONObject:
+    limit = (spec.shared_memory or SharedMemory()).size_limit
+    volume: JSONObject = {"medium": "Memory"}
+    if limit is not None:
+        volume["sizeLimit"] = checked_quantity(limit, where="spec.sharedMemory.sizeLimit")
+    return volume
+
+
+def _build_mounts(spec: VLLMModelSpec, source: ModelSource) -> list[JSONObject]:
+    cache: JSONObject = {"name": "cache", "mountPath": CACHE_DIRECTORY}
+    claim = (spec.cache or Cache()).persistent_volume_claim
+    if claim is not None and claim.sub_path is not None:
+        if ".." in claim.sub_path.split("/"):
+            raise Refusal(
+                Reason.INVALID_SPEC,
+                f"spec.cache.persistentVolumeClaim.subPath is {claim.sub_path!r}: it must stay in the volume, without ..",
+            )
+        cache["subPath"] = claim.sub_path
+    mounts: list[JSONObject] = [
+        cache,
+        {"name": "tmp", "mountPath": "/tmp"},
+        {"name": "shm", "mountPath": "/dev/shm"},
+    ]
+    same = source.claim is not None and source.claim == _cache_claim(spec)
+    model = source.mount(volume="cache") if same else source.mount()
+    if model is not None:
+        mounts.append(model)
+    if (spec.engine or Engine()).chat_template is not None:
+        mounts.append({"name": "chat-template", "mountPath": CHAT_TEMPLATE_DIRECTORY, "readOnly": True})
+    return mounts
+
+
+def _build_pod_security(settings: BuildSettings) -> JSONObject:
+    """The restricted Pod Security Standard, but for running as non-root when no user is set: stock images run as root."""
+    security: JSONObject = {"seccompProfile": {"type": "RuntimeDefault"}}
+    user = settings.run_as_user
+    if user is not None:
+        security |= {"runAsNonRoot": True, "runAsUser": user, "runAsGroup": user, "fsGroup": user}
+        # a large cache would otherwise be walked file by file at each start
+        security["fsGroupChangePolicy"] = "OnRootMismatch"
+    return security
+
+
+def _build_scheduling(key: Key, spec: VLLMModelSpec, plan: Plan) -> JSONObject:
+    """Fields of the pod's spec that say where it may run; only those that are set."""
+    wanted = spec.scheduling or Scheduling()
+    result: JSONObject = {}
+    selector = dict(plan.node_selector)
+    for label, value in (wanted.node_selector or {}).items():
+        if selector.get(label, value) != value:
+            raise Refusal(
+                Reason.INVALID_SPEC,
+                f"spec.scheduling.nodeSelector {label} is {value!r}, but spec.accelerator.product is {selector[label]!r}: "
+                "make them equal or remove one",
+            )
+        selector[label] = value
+    if selector:
+        result["nodeSelector"] = selector
+    tolerations = _plain_list(wanted.tolerations or ())
+    for toleration in _gpu_tolerations(plan):
+        if toleration not in tolerations:
+            tolerations.append(toleration)
+    if tolerations:
+        result["tolerations"] = tolerations
+    if wanted.affinity is not None:
+        result["affinity"] = wanted.affinity
+    constraints = _plain_list(wanted.topology_spread_constraints or ())
+    for constraint in constraints:
+        constraint.setdefault("labelSelector", {"matchLabels": selector_labels(key.name)})
+    if constraints:
+        result["topologySpreadConstraints"] = constraints
+    for field, name in (
+        ("priorityClassName", wanted.priority_class_name),
+        ("runtimeClassName", wanted.runtime_class_name),
+        ("schedulerName", wanted.scheduler_name),
+        ("serviceAccountName", wanted.service_account_name),
+    ):
+        if name is not None:
+            result[field] = name
+    return result
+
+
+def _gpu_tolerations(plan: Plan) -> Iterator[JSONObject]:
+    """Tolerations of the taint that keeps other pods off GPU nodes. Its usual key is the vendor's resource name, also on nodes
+    that offer slices under another name, e.g. nvidia.com/mig-3g.40gb.
+    """
+    if plan.resource_name is None:
+        return
+    for name in dict.fromkeys((RESOURCE_NAMES.get(plan.accelerator, plan.resource_name), plan.resource_name)):
+        yield {"key": name, "operator": "Exists", "effect": "NoSchedule"}
+
+
+def _patch(key: Key, template: PodTemplate) -> JSONObject:
+    """spec.podTemplate as a patch. Raises Refusal when it would take the operator's own labels away from the pods."""
+    metadata = template.metadata or PodTemplateMetadata()
+    own = selector_labels(key.name)
+    for field, given in (("labels", metadata.labels or {}), ("annotations", metadata.annotations or {})):
+        for name, value in given.items():
+            if (name in own or name.partition("/")[0] == GROUP) and not (field == "labels" and own.get(name) == value):
+                raise Refusal(
+                    Reason.INVALID_POD_TEMPLATE,
+                    f"spec.podTemplate.metadata.{field} {name} is {value!r}, but the operator finds the model's pods by it: remove it",
+                )
+    patch: JSONObject = {}
+    if template.metadata is not None:
+        patch["metadata"] = _plain(template.metadata)
+    if template.spec is not None:
+        patch["spec"] = template.spec
+    return patch
+
+
+def _check_pod(template: JSONObject) -> None:
+    """Raise Refusal when spec.podTemplate took away what the operator needs of a pod."""
+    where = "spec.podTemplate.spec"
+    spec = template.get("spec")
+    containers = spec.get("containers") if isinstance(spec, dict) else None
+    if not isinstance(containers, list):
+        raise Refusal(Reason.INVALID_POD_TEMPLATE, f"{where} removes the containers: leave the container {CONTAINER!r}")
+    container = next((c for c in containers if c.get("name") == CONTAINER), None)
+    if container is None:
+        raise Refusal(
+            Reason.INVALID_POD_TEMPLATE,
+            f"{where}.containers removes the container {CONTAINER!r}, which serves the model: keep it",
+        )
+    ports = {port.get("name") for c in containers for port in c.get("ports") or ()}
+    if PORT_NAME not in ports:
+        raise Refusal(
+            Reason.INVALID_POD_TEMPLATE,
+            f"{where}.containers leaves no port named {PORT_NAME!r}, which the Service and the probes use: keep the name",
+        )
+    restart = spec.get("restartPolicy", "Always") if isinstance(spec, dict) else None
+    if restart != "Always":
+        raise Refusal(
+            Reason.INVALID_POD_TEMPLATE, f"{where}.restartPolicy is {restart!r}: a Deployment takes Always only"
+        )
+
+
+def _with_canonical_quantities(template: JSONObject) -> JSONObject:
+    """The template with every quantity as the API server writes it, so that what is read back compares equal."""
+    spec = template["spec"]
+    where = "spec.podTemplate.spec"
+    for field in ("containers", "initContainers", "ephemeralContainers"):
+        for container in spec.get(field) or ():
+            path = f"{where}.{field} {container['name']}"
+            _canonicalise_maps(container.get("resources"), path=f"{path} resources")
+            for variable in container.get("env") or ():
+                reference = (variable.get("valueFrom") or {}).get("resourceFieldRef")
+                _canonicalise(reference, "divisor", path=f"{path} env {variable.get('name')}")
+    _canonicalise_maps(spec.get("resources"), path=f"{where}.resources")
+    for name in spec.get("overhead") or {}:
+        _canonicalise(spec["overhead"], name, path=f"{where}.overhead")
+    for volume in spec.get("volumes") or ():
+        path = f"{where}.volumes {volume['name']}"
+        _canonicalise(volume.get("emptyDir"), "sizeLimit", path=path)
+        claim = ((volume.get("ephemeral") or {}).get("volumeClaimTemplate") or {}).get("spec") or {}
+        _canonicalise_maps(claim.get("resources"), path=path)
+        for source in (volume.get("downwardAPI") or {}).get("items") or ():
+            _canonicalise(source.get("resourceFieldRef"), "divisor", path=path)
+    return template
+
+
+def _canonicalise_maps(resources: Any, *, path: str) -> None:
+    for field in ("requests", "limits"):
+        quantities = resources.get(field) if isinstance(resources, Mapping) else None
+        for name in quantities or {}:
+            _canonicalise(quantities, name, path=f"{path}.{field}")
+
+
+def _canonicalise(holder: Any, field: str, *, path: str) -> None:
+    """Rewrite one quantity in place; the template is this module's own copy."""
+    if not isinstance(holder, dict) or holder.get(field) is None:
+        return
+    try:
+        holder[field] = canonical_quantity(holder[field])
+    except ValueError as error:
+        raise Refusal(Reason.INVALID_POD_TEMPLATE, f"{path}.{field} is {error}: write e.g. 500m, 4 or 16Gi") from error
+
+
+def _plain(model: Model) -> JSONObject:
+    """An object of the API as JSON has it, without what is not set."""
+    return model.model_dump(by_alias=True, exclude_none=True, mode="json")
+
+
+def _plain_list(models: Any) -> list[JSONObject]:
+    return [_plain(model) for model in models]
