@@ -1,0 +1,56 @@
+"""What the operator asks of an API server; held by the real client and by the in-memory twin to one contract suite."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from vllm_operator.api.names import Key
+from vllm_operator.cluster.kinds import Kind
+
+Object = dict[str, Any]
+"""A Kubernetes object as JSON."""
+
+
+class Cluster(Protocol):
+    """An API server. Every call raises ApiError when it fails."""
+
+    async def get(self, kind: Kind, key: Key) -> Object | None:
+        """The object as it is now (a quorum read), or None when there is none."""
+        ...
+
+    async def list(
+        self, kind: Kind, *, namespace: str | None = None, labels: Mapping[str, str] | None = None
+    ) -> list[Object]:
+        """All objects of the kind with these labels; in all namespaces when namespace is None."""
+        ...
+
+    async def apply(self, kind: Kind, obj: Object, *, dry_run: bool = False) -> Object:
+        """Server-side apply as the operator's field manager, with force; returns the object as it is then.
+
+        Fields that the operator applied before and that `obj` lacks are removed.
+        """
+        ...
+
+    async def apply_status(self, kind: Kind, obj: Object) -> Object:
+        """Server-side apply to the status subresource. The object must exist: NOT_FOUND otherwise."""
+        ...
+
+    async def create(self, kind: Kind, obj: Object) -> Object:
+        """Make an object; CONFLICT (reason AlreadyExists) when it exists."""
+        ...
+
+    async def replace(self, kind: Kind, obj: Object) -> Object:
+        """Write an object; CONFLICT when its metadata.resourceVersion is not the newest."""
+        ...
+
+    async def delete(self, kind: Kind, key: Key, *, uid: str | None = None) -> bool:
+        """Delete an object and, in the background, what it owns; False when it is gone already.
+
+        With `uid` only that very object is deleted: CONFLICT when another one has its name now.
+        """
+        ...
+
+
+def key_of(obj: Object) -> Key:
+    """Namespace and name of an object."""
+    metadata = obj["metadata"]
+    return Key(metadata.get("namespace", ""), metadata["name"])

@@ -1,0 +1,181 @@
+"""The real API server, through the official client's asynchronous side.
+
+The client does configuration, credentials and TLS; requests are plain JSON, since the operator's objects are JSON and the
+typed models would only cost time.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+import aiohttp
+from kubernetes.aio import client, config
+
+from vllm_operator.api.names import FIELD_MANAGER, Key
+from vllm_operator.cluster.base import Object
+from vllm_operator.cluster.errors import ApiError, Category, classify
+from vllm_operator.cluster.kinds import Kind
+
+LIST_LIMIT = 500
+"""Objects asked for in one page of a list."""
+
+RequestObserver = Callable[[str, str, int, float], None]
+"""Called after each request with verb, kind, HTTP status (0: no answer) and seconds."""
+
+
+class KubernetesCluster:
+    """An API server reached over the network. Use as an async context manager."""
+
+    def __init__(
+        self,
+        configuration: client.Configuration,
+        *,
+        request_timeout: float = 30.0,
+        observer: RequestObserver | None = None,
+    ) -> None:
+        configuration.retries = None  # Retrying is the work queue's business: it knows what else is to be done.
+        self._api = client.ApiClient(configuration)
+        self._timeout = aiohttp.ClientTimeout(total=request_timeout, connect=min(10.0, request_timeout))
+        self._observer = observer
+
+    @classmethod
+    async def connect(
+        cls, *, kubeconfig: str | None = None, request_timeout: float = 30.0, observer: RequestObserver | None = None
+    ) -> "KubernetesCluster":
+        """Connect as a pod's ServiceAccount when in a pod, else by a kubeconfig (default: KUBECONFIG or ~/.kube/config)."""
+        configuration = client.Configuration()
+        if kubeconfig is None:
+            try:
+                config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call] # the client is untyped
+                return cls(configuration, request_timeout=request_timeout, observer=observer)
+            except config.ConfigException:
+                pass
+        await config.load_kube_config(  # type: ignore[no-untyped-call] # the client is untyped
+            config_file=kubeconfig, client_configuration=configuration
+        )
+        return cls(configuration, request_timeout=request_timeout, observer=observer)
+
+    async def __aenter__(self) -> "KubernetesCluster":
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._api.close()  # type: ignore[no-untyped-call] # the client is untyped
+
+    async def get(self, kind: Kind, key: Key) -> Object | None:
+        """See Cluster.get."""
+        try:
+            return await self._request("GET", kind, kind.path(key.namespace, key.name))
+        except ApiError as error:
+            if error.category in (Category.NOT_FOUND, Category.TERMINATING):
+                return None
+            raise
+
+    async def list(
+        self, kind: Kind, *, namespace: str | None = None, labels: Mapping[str, str] | None = None
+    ) -> list[Object]:
+        """See Cluster.list. Items carry apiVersion and kind, which the API server leaves out of lists."""
+        query: dict[str, str] = {"limit": str(LIST_LIMIT)}
+        if labels:
+            query["labelSelector"] = ",".join(f"{name}={value}" for name, value in sorted(labels.items()))
+        items: list[Object] = []
+        while True:
+            page = await self._request("GET", kind, kind.path(namespace), query=query)
+            items += [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in page.get("items") or []]
+            token = page.get("metadata", {}).get("continue")
+            if not token:
+                return items
+            query["continue"] = token
+
+    async def apply(self, kind: Kind, obj: Object, *, dry_run: bool = False) -> Object:
+        """See Cluster.apply."""
+        return await self._apply(kind, obj, None, dry_run=dry_run)
+
+    async def apply_status(self, kind: Kind, obj: Object) -> Object:
+        """See Cluster.apply_status."""
+        return await self._apply(kind, obj, "status", dry_run=False)
+
+    async def _apply(self, kind: Kind, obj: Object, subresource: str | None, *, dry_run: bool) -> Object:
+        metadata = obj["metadata"]
+        query = {"fieldManager": FIELD_MANAGER, "force": "true", "fieldValidation": "Strict"}
+        if dry_run:
+            query["dryRun"] = "All"
+        path = kind.path(metadata["namespace"], metadata["name"], subresource)
+        return await self._request(
+            "PATCH", kind, path, query=query, body=obj, content_type="application/apply-patch+yaml"
+        )
+
+    async def create(self, kind: Kind, obj: Object) -> Object:
+        """See Cluster.create."""
+        query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
+        return await self._request("POST", kind, kind.path(obj["metadata"]["namespace"]), query=query, body=obj)
+
+    async def replace(self, kind: Kind, obj: Object) -> Object:
+        """See Cluster.replace."""
+        metadata = obj["metadata"]
+        query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
+        return await self._request(
+            "PUT", kind, kind.path(metadata["namespace"], metadata["name"]), query=query, body=obj
+        )
+
+    async def delete(self, kind: Kind, key: Key, *, uid: str | None = None) -> bool:
+        """See Cluster.delete."""
+        body: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        if uid is not None:
+            body["preconditions"] = {"uid": uid}
+        try:
+            await self._request("DELETE", kind, kind.path(key.namespace, key.name), body=body)
+        except ApiError as error:
+            if error.category in (Category.NOT_FOUND, Category.TERMINATING):
+                return False
+            raise
+        return True
+
+    async def _request(
+        self,
+        method: str,
+        kind: Kind,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Object | None = None,
+        content_type: str = "application/json",
+    ) -> Object:
+        headers = {"Accept": "application/json", "Content-Type": content_type, "User-Agent": FIELD_MANAGER}
+        url = self._api.configuration.host + path + (f"?{urlencode(query)}" if query else "")
+        started = time.monotonic()
+        status = 0
+        try:
+            await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+            response = await self._api.call_api(method, url, headers, body, _request_timeout=self._timeout)
+            status = response.status
+            text = await response.read()  # type: ignore[no-untyped-call] # the client is untyped
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            detail = str(error) or type(error).__name__
+            raise ApiError(
+                f"no answer from the API server: {detail}", category=Category.TRANSIENT, status=0, reason="NoAnswer"
+            ) from error
+        finally:
+            if self._observer is not None:
+                self._observer(method, kind.kind, status, time.monotonic() - started)
+        try:
+            parsed: Any = json.loads(text)
+        except ValueError:
+            parsed = text.decode(errors="replace")
+        if status >= 300:
+            raise classify(status, parsed, retry_after=_seconds(response.headers.get("Retry-After")))
+        if not isinstance(parsed, dict):
+            raise ApiError(
+                f"the API server's answer to {method} {path} is not JSON", category=Category.TRANSIENT, status=status
+            )
+        return parsed
+
+
+def _seconds(header: str | None) -> float | None:
+    """Seconds of a Retry-After header; the API server only writes whole seconds."""
+    return float(header) if header is not None and header.isdigit() else None
