@@ -1,0 +1,1 @@
+"""The process: kopf's handlers, settings, metrics, health, main. The only importer of kopf."""

@@ -1,0 +1,71 @@
+"""kopf's handlers: they turn events into keys and do nothing else. Asynchronous, since kopf runs others in threads.
+
+Only `on.event` handlers are used: they leave no annotation and no finalizer on anybody's objects.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import kopf
+
+from vllm_operator.api import types
+from vllm_operator.api.names import LABEL_MANAGED_BY, LABEL_MODEL, MANAGED_BY, Key
+from vllm_operator.cluster import kinds
+from vllm_operator.cluster.kinds import Kind
+
+CHILD_DELAY = 0.1
+"""Seconds that a child's change waits, so that the burst of a roll-out becomes one pass."""
+
+Want = Callable[[Key, float], None]
+WantGateway = Callable[[Key], None]
+
+_WATCHED = (*kinds.CHILD_KINDS, kinds.POD)
+
+
+def register(registry: kopf.OperatorRegistry, *, want: Want, want_gateway: WantGateway, gateway_api: bool) -> None:
+    """Have models, their children and gateways watched."""
+    # By the official client: in a pod from its ServiceAccount (read again when the API server answers 401), else by kubeconfig.
+    kopf.on.login(registry=registry)(kopf.login_via_client)
+
+    @kopf.on.event(types.GROUP, types.VERSION, types.PLURAL, registry=registry)
+    async def model_changed(namespace: str | None, name: str | None, **_: Any) -> None:
+        want(Key(namespace or "", name or ""), 0.0)
+
+    labels: dict[str, Any] = {LABEL_MANAGED_BY: MANAGED_BY, LABEL_MODEL: kopf.PRESENT}
+
+    async def child_changed(type: str | None, labels: Mapping[str, str], namespace: str | None, **_: Any) -> None:
+        model = labels.get(LABEL_MODEL)
+        if model and type is not None:  # None: part of the first list; every model is looked at then anyway.
+            want(Key(namespace or "", model), 0.0 if type == "DELETED" else CHILD_DELAY)
+
+    for kind in _WATCHED:
+        if gateway_api or kind is not kinds.HTTP_ROUTE:
+            kopf.on.event(*_selector(kind), labels=labels, registry=registry, id=f"{kind.plural}_changed")(
+                child_changed
+            )
+
+    if gateway_api:
+
+        @kopf.on.event(*_selector(kinds.GATEWAY), registry=registry)
+        async def gateway_changed(namespace: str | None, name: str | None, **_: Any) -> None:
+            want_gateway(Key(namespace or "", name or ""))
+
+
+def _selector(kind: Kind) -> tuple[str, str, str]:
+    group, _, version = kind.api_version.rpartition("/")
+    return group, version, kind.plural
+
+
+def kopf_settings() -> kopf.OperatorSettings:
+    """Settings that make kopf a mere shell: no annotations, no finalizers, no events, no peering, no scan for kinds at run time."""
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.peering.standalone = True
+    settings.scanning.disabled = True
+    settings.queueing.worker_limit = None
+    settings.watching.server_timeout = 600
+    settings.watching.client_timeout = 660
+    settings.networking.request_timeout = 60
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    return settings

@@ -1,0 +1,210 @@
+"""The running operator: everything put together, started and stopped in order."""
+
+import asyncio
+import logging
+import random
+from datetime import UTC, datetime
+
+import httpx
+import kopf
+
+from vllm_operator import __version__
+from vllm_operator.api.names import Key
+from vllm_operator.app import handlers
+from vllm_operator.app.http import HealthServer
+from vllm_operator.app.metrics import Metrics
+from vllm_operator.app.settings import Settings
+from vllm_operator.cluster import kinds
+from vllm_operator.cluster.base import key_of
+from vllm_operator.cluster.errors import ApiError, Category
+from vllm_operator.cluster.kubernetes import KubernetesCluster
+from vllm_operator.reconcile.engine import Engine
+from vllm_operator.reconcile.events import EventRecorder
+from vllm_operator.reconcile.lease import LeaderElection
+from vllm_operator.reconcile.queue import WorkQueue
+from vllm_operator.reconcile.reconciler import Reconciler
+from vllm_operator.serving.probe import Prober
+
+log = logging.getLogger(__name__)
+
+STUCK_AFTER = 180.0
+"""Seconds without any progress, though there is work, after which /healthz fails."""
+LIST_AGAIN = 600.0
+"""Seconds between two lists of all models: a watch can lose a deletion, or an addition after a 410."""
+
+
+def utc_now() -> datetime:
+    """The clock."""
+    return datetime.now(UTC)
+
+
+class Operator:
+    """One replica of the operator."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stop = asyncio.Event()
+        self._watching = asyncio.Event()
+        self._queue = WorkQueue()
+        self._reconciler: Reconciler | None = None
+        self._engine: Engine | None = None
+        self._metrics = Metrics(self._states, lambda: len(self._queue))
+        self._health = HealthServer(
+            self._metrics.registry,
+            sick=self._sick,
+            ready=self._watching.is_set,
+            host=settings.http_host,
+            port=settings.http_port,
+        )
+
+    def stop(self) -> None:
+        """Ask for an orderly end."""
+        self._stop.set()
+
+    async def run(self) -> int:
+        """Run until asked to stop; the process's exit status."""
+        settings = self._settings
+        log.info("vllm-operator %s starts as %s", __version__, settings.identity)
+        await self._health.start()
+        limits = httpx.Limits(max_connections=256, max_keepalive_connections=128)
+        async with (
+            await KubernetesCluster.connect(observer=self._metrics.observe_request) as cluster,
+            httpx.AsyncClient(limits=limits, trust_env=False, follow_redirects=False) as client,
+        ):
+            prober = Prober(client, lambda key: self._queue.add(key), interval=settings.probe_interval)
+            recorder = EventRecorder(cluster, utc_now, instance=settings.identity)
+            self._reconciler = Reconciler(
+                cluster,
+                prober=prober,
+                recorder=recorder,
+                settings=settings.build,
+                clock=utc_now,
+                timings=settings.timings,
+                on_write=self._metrics.observe_write,
+            )
+            self._engine = Engine(
+                self._reconciler, self._queue, workers=settings.workers, observer=self._metrics.observe_pass
+            )
+            try:
+                return await self._run(cluster)
+            finally:
+                await self._engine.stop()
+                await prober.close()
+                await self._health.stop()
+                log.info("stopped")
+
+    async def _run(self, cluster: KubernetesCluster) -> int:
+        settings = self._settings
+        election = LeaderElection(
+            cluster, Key(settings.lease_namespace, settings.lease_name), settings.identity, clock=utc_now
+        )
+        watch = asyncio.create_task(self._watch(cluster), name="watch")
+        work = asyncio.create_task(self._lead(cluster, election), name="lead")
+        stopping = asyncio.create_task(self._stop.wait(), name="stop")
+        try:
+            await asyncio.wait({watch, work, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            ended = [task for task in (watch, work) if task.done()]
+            if ended and not self._stop.is_set():
+                log.error(
+                    "%s ended: the process ends, to be started anew", ended[0].get_name(), exc_info=ended[0].exception()
+                )
+                return 1
+            log.info("stopping: passes under way are finished")
+            return 0
+        finally:
+            self._stop.set()
+            assert self._engine is not None
+            await self._engine.stop()
+            await election.release()
+            work.cancel()
+            stopping.cancel()
+            # kopf ends by itself on the flag.
+            await asyncio.wait({watch}, timeout=10)
+            watch.cancel()
+            await asyncio.gather(watch, work, stopping, return_exceptions=True)
+
+    async def _watch(self, cluster: KubernetesCluster) -> None:
+        """Watch by kopf until stopped."""
+        registry = kopf.OperatorRegistry()
+        handlers.register(
+            registry,
+            want=lambda key, delay: self._queue.add(key, delay=delay),
+            want_gateway=self._want_gateway,
+            gateway_api=await _gateway_api(cluster, self._settings.namespaces),
+        )
+        ready = asyncio.Event()
+        noted = asyncio.create_task(self._note_watching(ready))
+        try:
+            await kopf.operator(
+                registry=registry,
+                settings=handlers.kopf_settings(),
+                clusterwide=not self._settings.namespaces,
+                namespaces=list(self._settings.namespaces),
+                stop_flag=self._stop,
+                ready_flag=ready,
+            )
+        finally:
+            noted.cancel()
+
+    async def _note_watching(self, ready: asyncio.Event) -> None:
+        await ready.wait()
+        self._watching.set()
+
+    async def _lead(self, cluster: KubernetesCluster, election: LeaderElection) -> None:
+        """Work while holding the lease; returns when it is lost."""
+        assert self._engine is not None
+        if self._settings.leader_election:
+            await election.acquire()
+        self._metrics.leader.set(1)
+        self._engine.start()
+        listing = asyncio.create_task(self._list_for_ever(cluster), name="list")
+        try:
+            if self._settings.leader_election:
+                await election.hold()
+            else:
+                await self._stop.wait()
+        finally:
+            self._metrics.leader.set(0)
+            listing.cancel()
+
+    async def _list_for_ever(self, cluster: KubernetesCluster) -> None:
+        """Want every model at the start, and again from time to time: watches can lose events."""
+        while True:
+            known = set(self._reconciler.states) if self._reconciler else set()
+            try:
+                for namespace in self._settings.namespaces or (None,):
+                    known |= {key_of(model) for model in await cluster.list(kinds.VLLM_MODEL, namespace=namespace)}
+            except ApiError as error:
+                log.warning("models cannot be listed, tried again in 5 s: %s", error)
+                await asyncio.sleep(5)
+                continue
+            for key in known:
+                self._queue.add(key)
+            await asyncio.sleep(LIST_AGAIN * (0.9 + 0.2 * random.random()))
+
+    def _want_gateway(self, gateway: Key) -> None:
+        if self._reconciler is not None:
+            for key in self._reconciler.models_of_gateway(gateway):
+                self._queue.add(key)
+
+    def _states(self) -> dict[Key, tuple[str, str]]:
+        return dict(self._reconciler.states) if self._reconciler else {}
+
+    def _sick(self) -> str | None:
+        """Why the process should be restarted. Only a replica that leads has work to get stuck in."""
+        if self._engine is None or not self._engine.running:
+            return None
+        stuck = self._queue.stuck_for()
+        return f"no progress for {stuck:.0f} s, though there is work" if stuck > STUCK_AFTER else None
+
+
+async def _gateway_api(cluster: KubernetesCluster, namespaces: tuple[str, ...]) -> bool:
+    """Whether the Gateway API is installed. kopf complains at every start about kinds that it does not find."""
+    try:
+        await cluster.list(kinds.HTTP_ROUTE, namespace=namespaces[0] if namespaces else None)
+    except ApiError as error:
+        if error.category is Category.NOT_INSTALLED:
+            log.info("the Gateway API is not installed; restart the operator after installing it")
+            return False
+        log.warning("HTTPRoutes cannot be listed: %s", error)
+    return True

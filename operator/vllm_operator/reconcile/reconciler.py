@@ -1,0 +1,620 @@
+"""One key, one pass: load → decide → build → apply → observe → report.
+
+Every pass starts from live objects, so lost, doubled and reordered events are harmless. Raises ApiError for what the queue
+is to retry; everything that a user can do something about becomes a condition.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from pydantic import ValidationError
+
+from vllm_operator import __version__
+from vllm_operator.api.conditions import ConditionType, Reason
+from vllm_operator.api.errors import Refusal
+from vllm_operator.api.names import ANNOTATION_APPLIED, PORT, Key, content_hash, selector_labels
+from vllm_operator.api.types import KIND, VLLMModelSpec
+from vllm_operator.cluster import kinds
+from vllm_operator.cluster.base import Cluster, Object, key_of
+from vllm_operator.cluster.errors import ApiError, Category
+from vllm_operator.cluster.kinds import Kind
+from vllm_operator.engine.images import resolve_image
+from vllm_operator.reconcile import report as reporting
+from vllm_operator.reconcile import revisions as revs
+from vllm_operator.reconcile.drift import covers
+from vllm_operator.reconcile.events import EventRecorder
+from vllm_operator.reconcile.observe import (
+    ANNOTATION_TEMPLATE,
+    Observation,
+    RouteObservation,
+    WorkloadObservation,
+    observe_route,
+    observe_workload,
+)
+from vllm_operator.reconcile.references import LoadedReferences, load_references
+from vllm_operator.reconcile.report import Happening, Subject, Verdict
+from vllm_operator.reconcile.revisions import Pinned
+from vllm_operator.reconcile.rollout import YIELDED, is_yielded, should_yield
+from vllm_operator.reconcile.urls import gateway_url
+from vllm_operator.serving.probe import Prober, Target
+from vllm_operator.sizing.plan import decide_plan
+from vllm_operator.workload.children import (
+    build_controller_revision,
+    build_deployment,
+    build_http_route,
+    build_pod_disruption_budget,
+    build_service,
+    revision_inputs,
+    served_model_names,
+    service_url,
+)
+from vllm_operator.workload.not_implemented import check_implemented
+from vllm_operator.workload.pods import build_pod_template
+from vllm_operator.workload.references import Reference, pod_references
+from vllm_operator.workload.settings import BuildSettings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Timings:
+    """How often things are looked at again, in seconds."""
+
+    resync: float = 300.0
+    """A model that nothing happens to."""
+    references: float = 30.0
+    """A model that refers to Secrets or ConfigMaps: they are read, not watched, so that the operator needs no right to list
+    Secrets."""
+    waiting: float = 10.0
+    """A model that waits for something that does not exist yet."""
+    denied: float = 60.0
+    """A model whose children the API server does not allow."""
+    patience: float = 30.0
+    """How long a roll-out waits for a free GPU before an old pod goes first."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What was read of a model."""
+
+    key: Key
+    model: Object
+    children: Mapping[Kind, Object | None]
+    revisions: list[Pinned]
+    pods: list[Object]
+    gateway_api: bool
+    """Whether the API server knows HTTPRoute."""
+
+    @property
+    def uid(self) -> str:
+        """UID of the model."""
+        return str(self.model["metadata"]["uid"])
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is wanted of a model."""
+
+    spec: VLLMModelSpec | None
+    """None when it could not be read, or is refused: then only what serves is kept."""
+    pinned: Pinned | None
+    wanted: int
+    suspended: bool
+    children: dict[Kind, Object | None]
+    """Kinds that are missing are left alone; None: pruned."""
+    references: LoadedReferences = field(default_factory=LoadedReferences)
+    automatic_rollout: bool = True
+    revision_history_limit: int = 10
+
+
+class Reconciler:
+    """Brings one model at a time to what its spec says."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        prober: Prober,
+        recorder: EventRecorder,
+        settings: BuildSettings,
+        clock: Callable[[], datetime],
+        timings: Timings | None = None,
+        jitter: Callable[[], float] = random.random,
+        on_write: Callable[[str, str], None] = lambda verb, kind: None,
+    ) -> None:
+        self._cluster = cluster
+        self._prober = prober
+        self._recorder = recorder
+        self._settings = settings
+        self._clock = clock
+        self._timings = timings or Timings()
+        self._jitter = jitter
+        self._on_write = on_write
+        self._futile: dict[tuple[str, str], tuple[str, str]] = {}
+        self._gateways: dict[Key, set[Key]] = {}
+        self.states: dict[Key, tuple[str, str]] = {}
+        """Key → (status, reason) of Ready, for metrics."""
+
+    async def reconcile(self, key: Key) -> float | None:
+        """One pass; seconds until the model should be looked at again, or None when it is gone."""
+        loaded = await self._load(key)
+        if loaded is None:
+            self.forget(key)
+            return None
+        again = self._timings.resync * (0.8 + 0.4 * self._jitter())
+        try:
+            decision = await self._decide(loaded)
+            verdict = reporting.accepted()
+            if decision.references.digests:
+                again = min(again, self._timings.references)
+        except Refusal as refusal:
+            decision = self._keep(loaded)
+            verdict = reporting.refused(refusal.reason, refusal.message)
+            if refusal.reason not in reporting.TERMINAL or refusal.reason is Reason.CHILD_CONFLICT:
+                again = self._timings.waiting
+        workload = self._observe_workload(loaded, decision)
+        yielding, ask_again = self._yielding(loaded, decision, workload)
+        if ask_again is not None:
+            again = min(again, max(0.1, ask_again.total_seconds()))
+        live = dict(loaded.children)
+        try:
+            live |= await self._apply(loaded, decision, yielding=yielding)
+            await self._prune_revisions(loaded, decision)
+        except Refusal as refusal:
+            verdict = reporting.refused(refusal.reason, refusal.message)
+            again = self._timings.denied
+        loaded = replace(loaded, children=live)
+        workload = self._observe_workload(loaded, decision)
+        names = self._served_names(key, decision)
+        self._watch_pods(key, decision, workload)
+        route, url = await self._observe_route(loaded, decision)
+        observation = Observation(workload, self._prober.results(key), route)
+        subject = Subject(
+            generation=loaded.model["metadata"]["generation"],
+            accepted=verdict,
+            suspended=decision.suspended,
+            wanted=decision.wanted,
+            served_model_names=names,
+            yielding=yielding,
+            fields=self._status_fields(key, decision, url, names),
+        )
+        await self._report(loaded, subject, observation)
+        return again
+
+    def forget(self, key: Key) -> None:
+        """The model is gone."""
+        self._prober.forget(key)
+        self.states.pop(key, None)
+        for models in self._gateways.values():
+            models.discard(key)
+
+    def models_of_gateway(self, gateway: Key) -> set[Key]:
+        """Models whose routes go through a gateway."""
+        return set(self._gateways.get(gateway, ()))
+
+    # load
+
+    async def _load(self, key: Key) -> Loaded | None:
+        """Read everything live; None when the model is gone or going: what it owns is then the garbage collector's."""
+        model = await self._cluster.get(kinds.VLLM_MODEL, key)
+        if model is None or "deletionTimestamp" in model["metadata"]:
+            return None
+        labels = selector_labels(key.name)
+        (*children, gateway_api), revisions, pods = await asyncio.gather(
+            self._load_children(key),
+            self._cluster.list(kinds.CONTROLLER_REVISION, namespace=key.namespace, labels=labels),
+            self._cluster.list(kinds.POD, namespace=key.namespace, labels=labels),
+        )
+        return Loaded(
+            key=key,
+            model=model,
+            children=dict(zip(kinds.CHILD_KINDS, children, strict=True)),
+            revisions=revs.read_revisions(revisions, uid=model["metadata"]["uid"]),
+            pods=pods,
+            gateway_api=gateway_api,
+        )
+
+    async def _load_children(self, key: Key) -> list[Any]:
+        """The children in the order of CHILD_KINDS, then whether the Gateway API is installed."""
+        installed = True
+
+        async def get(kind: Kind) -> Object | None:
+            nonlocal installed
+            try:
+                return await self._cluster.get(kind, key)
+            except ApiError as error:
+                if kind is kinds.HTTP_ROUTE and error.category is Category.NOT_INSTALLED:
+                    installed = False
+                    return None
+                raise
+
+        found = await asyncio.gather(*(get(kind) for kind in kinds.CHILD_KINDS))
+        return [*found, installed]
+
+    # decide and build
+
+    async def _decide(self, loaded: Loaded) -> Decision:
+        """What is wanted, with its revision, which is made when these inputs have none yet. Raises Refusal."""
+        key, uid = loaded.key, loaded.uid
+        spec = parse_spec(loaded.model.get("spec") or {})
+        check_implemented(spec)
+        plan = decide_plan(spec, default_accelerator=self._settings.default_accelerator)
+        template = build_pod_template(key, spec, plan=plan, settings=self._settings)
+        references = await load_references(
+            self._cluster, key.namespace, pod_references(template) | _auth_references(spec)
+        )
+        wanted_hash = revs.inputs_hash(key.name, revision_inputs(spec), references.digests)
+        wanted = 0 if spec.suspend else spec.replicas
+        pinned = revs.find(loaded.revisions, wanted_hash)
+        if pinned is None:
+            deployment = build_deployment(
+                key,
+                uid,
+                spec,
+                template=template,
+                references_hash=content_hash(references.digests) if references.digests else "",
+            )
+            digest = content_hash(deployment["spec"]["template"])
+            deployment["spec"]["template"]["metadata"].setdefault("annotations", {})[ANNOTATION_TEMPLATE] = digest
+            image = resolve_image(spec, plan, self._settings)
+            data = {
+                "operatorVersion": __version__,
+                "templateHash": digest,
+                "servedModelNames": list(served_model_names(spec, key.name)),
+                "sizing": {
+                    "accelerator": plan.accelerator,
+                    "gpusPerReplica": plan.gpus_per_replica,
+                    "tensorParallelSize": plan.tensor_parallel_size,
+                    "pipelineParallelSize": plan.pipeline_parallel_size,
+                    "dataParallelSize": plan.data_parallel_size,
+                },
+                "engine": {"image": image.image, **({"version": image.version} if image.version else {})},
+                "deployment": deployment,
+            }
+            pinned = await self._new_revision(
+                loaded, wanted_hash, data, wanted=wanted, user_template=spec.pod_template is not None
+            )
+        elif pinned is not loaded.revisions[-1]:
+            pinned = await self._write_revision(loaded, pinned.inputs_hash, dict(pinned.data))
+        rollout = spec.rollout
+        return Decision(
+            spec=spec,
+            pinned=pinned,
+            wanted=wanted,
+            suspended=bool(spec.suspend),
+            children={
+                kinds.DEPLOYMENT: self._deployment(pinned, wanted),
+                kinds.SERVICE: build_service(key, uid),
+                kinds.POD_DISRUPTION_BUDGET: build_pod_disruption_budget(key, uid, replicas=wanted),
+                **({kinds.HTTP_ROUTE: build_http_route(key, uid, spec, self._settings)} if loaded.gateway_api else {}),
+            },
+            references=references,
+            automatic_rollout=rollout is None or rollout.strategy in (None, "Auto"),
+            revision_history_limit=(rollout.revision_history_limit if rollout else None) or 10,
+        )
+
+    def _keep(self, loaded: Loaded) -> Decision:
+        """What to hold on to while the spec is refused: the newest revision, as it serves now."""
+        raw = loaded.model.get("spec") or {}
+        pinned = loaded.revisions[-1] if loaded.revisions else None
+        deployment = loaded.children[kinds.DEPLOYMENT]
+        suspended = raw.get("suspend") is True
+        serving = (deployment or {}).get("spec", {}).get("replicas")
+        wanted = 0 if suspended else serving if isinstance(serving, int) else raw.get("replicas", 1)
+        children: dict[Kind, Object | None] = {}
+        if pinned is not None:
+            children = {
+                kinds.DEPLOYMENT: self._deployment(pinned, wanted),
+                kinds.SERVICE: build_service(loaded.key, loaded.uid),
+            }
+        return Decision(spec=None, pinned=pinned, wanted=wanted, suspended=suspended, children=children)
+
+    @staticmethod
+    def _deployment(pinned: Pinned, wanted: int) -> Object:
+        deployment = pinned.deployment
+        return {**deployment, "spec": {**deployment["spec"], "replicas": wanted}}
+
+    async def _new_revision(
+        self, loaded: Loaded, wanted_hash: str, data: dict[str, Any], *, wanted: int, user_template: bool
+    ) -> Pinned:
+        """Make the revision, after the API server has said that it would take the Deployment."""
+        candidate = Pinned("", 0, wanted_hash, data)
+        live = loaded.children[kinds.DEPLOYMENT]
+        self._check_ownership(kinds.DEPLOYMENT, live, loaded.uid)
+        try:
+            await self._cluster.apply(kinds.DEPLOYMENT, self._deployment(candidate, wanted), dry_run=True)
+        except ApiError as error:
+            if error.category is Category.INVALID:
+                reason = Reason.INVALID_POD_TEMPLATE if user_template else Reason.INVALID_SPEC
+                raise Refusal(reason, f"the API server refuses the Deployment: {error.message}") from error
+            if error.category is Category.DENIED:
+                raise _denied(kinds.DEPLOYMENT, error) from error
+            raise
+        return await self._write_revision(loaded, wanted_hash, data)
+
+    async def _write_revision(self, loaded: Loaded, wanted_hash: str, data: dict[str, Any]) -> Pinned:
+        number = revs.next_number(loaded.revisions)
+        obj = build_controller_revision(loaded.key, loaded.uid, inputs_hash=wanted_hash, revision=number, data=data)
+        await self._write(kinds.CONTROLLER_REVISION, obj)
+        log.info("%s: revision %s is number %d", loaded.key, obj["metadata"]["name"], number)
+        pinned = Pinned(obj["metadata"]["name"], number, wanted_hash, data)
+        loaded.revisions[:] = [known for known in loaded.revisions if known.name != pinned.name] + [pinned]
+        return pinned
+
+    # apply
+
+    async def _apply(self, loaded: Loaded, decision: Decision, *, yielding: bool) -> dict[Kind, Object | None]:
+        """Apply what differs and prune what is not wanted; the objects as they are then. Raises Refusal and ApiError."""
+
+        async def one(kind: Kind, wanted: Object | None) -> tuple[Kind, Object | None]:
+            live = loaded.children[kind]
+            if wanted is None:
+                if live is not None and revs.is_owned(live, loaded.uid):
+                    await self._delete(kind, live)
+                    live = None
+                return kind, live
+            if kind is kinds.DEPLOYMENT and yielding:
+                wanted = {**wanted, "spec": {**wanted["spec"], "strategy": YIELDED}}
+            self._check_ownership(kind, live, loaded.uid)
+            return kind, await self._ensure(kind, live, wanted)
+
+        results = await asyncio.gather(
+            *(one(kind, wanted) for kind, wanted in decision.children.items()), return_exceptions=True
+        )
+        done = {result[0]: result[1] for result in results if not isinstance(result, BaseException)}
+        failures = [result for result in results if isinstance(result, BaseException)]
+        # What nobody but the API server can mend comes first: a retry may settle the rest too.
+        for failure in failures:
+            if not isinstance(failure, Refusal):
+                raise failure
+        for failure in failures:
+            raise failure
+        return done
+
+    async def _ensure(self, kind: Kind, live: Object | None, wanted: Object) -> Object:
+        """Apply the object unless the live one has all of it already."""
+        digest = content_hash(wanted)
+        annotations = {**(wanted["metadata"].get("annotations") or {}), ANNOTATION_APPLIED: digest}
+        wanted = {**wanted, "metadata": {**wanted["metadata"], "annotations": annotations}}
+        if live is not None and covers(live, wanted):
+            return live
+        identity = (kind.kind, (live or {}).get("metadata", {}).get("uid", ""))
+        if live is not None and self._futile.get(identity) == (live["metadata"]["resourceVersion"], digest):
+            return live  # The API server holds on to another value than ours: applying again would only spin.
+        try:
+            result = await self._write(kind, wanted)
+        except ApiError as error:
+            if error.category is Category.DENIED:
+                raise _denied(kind, error) from error
+            if error.category is Category.INVALID:
+                raise Refusal(Reason.CHILD_REJECTED, f"the API server refuses the {kind}: {error.message}") from error
+            raise
+        if not covers(result, wanted):
+            log.error("%s %s: the API server keeps other values than those applied", kind, key_of(wanted))
+            self._futile[kind.kind, result["metadata"]["uid"]] = (result["metadata"]["resourceVersion"], digest)
+        return result
+
+    @staticmethod
+    def _check_ownership(kind: Kind, live: Object | None, uid: str) -> None:
+        """Raise Refusal when somebody else's object has the name."""
+        if live is None or revs.is_owned(live, uid):
+            return
+        metadata = live["metadata"]
+        owner = next((each for each in metadata.get("ownerReferences") or [] if each.get("controller")), None)
+        if owner is not None and owner.get("kind") == KIND and owner.get("name") == metadata["name"]:
+            # Left from a deleted model of the same name; the garbage collector is about to take it.
+            raise ApiError(f"{kind} of the model's predecessor is still there", category=Category.CONFLICT)
+        holder = f"{owner['kind']} {owner['name']}" if owner else "nobody that Kubernetes knows of"
+        raise Refusal(
+            Reason.CHILD_CONFLICT,
+            f'{kind} "{metadata["name"]}" exists in namespace "{metadata["namespace"]}" and is owned by {holder}; '
+            "rename the model or delete that object",
+        )
+
+    async def _write(self, kind: Kind, obj: Object) -> Object:
+        result = await self._cluster.apply(kind, obj)
+        self._on_write("apply", kind.kind)
+        log.info("%s: applied %s", key_of(obj), kind)
+        return result
+
+    async def _delete(self, kind: Kind, obj: Object) -> None:
+        if await self._cluster.delete(kind, key_of(obj), uid=obj["metadata"]["uid"]):
+            self._on_write("delete", kind.kind)
+            log.info("%s: pruned %s", key_of(obj), kind)
+
+    async def _prune_revisions(self, loaded: Loaded, decision: Decision) -> None:
+        if decision.pinned is None or decision.spec is None:
+            return
+        old = revs.superfluous(loaded.revisions, current=decision.pinned.name, limit=decision.revision_history_limit)
+        for pinned in old:
+            if await self._cluster.delete(kinds.CONTROLLER_REVISION, Key(loaded.key.namespace, pinned.name)):
+                self._on_write("delete", kinds.CONTROLLER_REVISION.kind)
+
+    # observe
+
+    def _observe_workload(self, loaded: Loaded, decision: Decision) -> WorkloadObservation:
+        deployment = loaded.children[kinds.DEPLOYMENT]
+        if deployment is not None and not revs.is_owned(deployment, loaded.uid):
+            deployment = None
+        template_hash = decision.pinned.template_hash if decision.pinned else None
+        return observe_workload(deployment, loaded.pods, wanted=decision.wanted, template_hash=template_hash)
+
+    def _yielding(
+        self, loaded: Loaded, decision: Decision, workload: WorkloadObservation
+    ) -> tuple[bool, timedelta | None]:
+        return should_yield(
+            workload,
+            automatic=decision.automatic_rollout and decision.wanted > 0,
+            already=is_yielded(loaded.children[kinds.DEPLOYMENT]),
+            now=self._clock(),
+            patience=timedelta(seconds=self._timings.patience),
+        )
+
+    def _watch_pods(self, key: Key, decision: Decision, workload: WorkloadObservation) -> None:
+        api_key = None
+        if decision.spec is not None and decision.spec.auth and decision.spec.auth.api_key_secret_ref:
+            reference = decision.spec.auth.api_key_secret_ref
+            api_key = decision.references.secret_value(reference.name, reference.key)
+        targets = [
+            Target(pod.name, pod.uid, pod.address, PORT, api_key)
+            for pod in workload.pods
+            if pod.ready and not pod.leaving and pod.address
+        ]
+        self._prober.watch(key, targets)
+
+    async def _observe_route(self, loaded: Loaded, decision: Decision) -> tuple[RouteObservation, str | None]:
+        """What the gateways say, and the model's URL."""
+        key = loaded.key
+        inside = service_url(key, self._settings.cluster_domain)
+        if decision.spec is None:
+            previous = (loaded.model.get("status") or {}).get("url")
+            route = loaded.children[kinds.HTTP_ROUTE]
+            if route is None or not revs.is_owned(route, loaded.uid):
+                return RouteObservation(None, Reason.NOT_ACCEPTED, "the spec is not accepted"), previous
+            return observe_route(route, route["spec"].get("parentRefs") or []), previous
+        wanted = build_http_route(key, loaded.uid, decision.spec, self._settings)
+        if wanted is None:
+            disabled = decision.spec.route is not None and decision.spec.route.enabled is False
+            if disabled:
+                return RouteObservation(
+                    True, Reason.ROUTE_DISABLED, f"route.enabled is false; in the cluster: {inside}"
+                ), inside
+            message = f"neither route.parentRefs nor a default gateway is set; in the cluster: {inside}"
+            return RouteObservation(True, Reason.NO_GATEWAY, message), inside
+        if not loaded.gateway_api:
+            message = "the cluster has no HTTPRoute kind; install the Gateway API CRDs or set route.enabled: false"
+            return RouteObservation(False, Reason.GATEWAY_API_NOT_INSTALLED, message), inside
+        parents = wanted["spec"]["parentRefs"]
+        gateways = await asyncio.gather(*(self._gateway(key, parent) for parent in parents))
+        url = next(
+            (
+                found
+                for gateway, parent in zip(gateways, parents, strict=True)
+                if (found := gateway_url(wanted, gateway, parent))
+            ),
+            inside,
+        )
+        for gateway, parent in zip(gateways, parents, strict=True):
+            if gateway is None and parent.get("kind", "Gateway") == "Gateway":
+                where = f"{parent.get('namespace') or key.namespace}/{parent['name']}"
+                return RouteObservation(False, Reason.GATEWAY_NOT_FOUND, f"Gateway {where} does not exist"), inside
+        return observe_route(loaded.children[kinds.HTTP_ROUTE], parents), url
+
+    async def _gateway(self, key: Key, parent: Mapping[str, Any]) -> Object | None:
+        if parent.get("kind", "Gateway") != "Gateway":
+            return None
+        where = Key(parent.get("namespace") or key.namespace, parent["name"])
+        self._gateways.setdefault(where, set()).add(key)
+        try:
+            return await self._cluster.get(kinds.GATEWAY, where)
+        except ApiError as error:
+            if error.category is Category.DENIED:
+                return {}  # An operator of some namespaces may not read a gateway elsewhere: it has no address for us.
+            raise
+
+    # report
+
+    def _served_names(self, key: Key, decision: Decision) -> list[str]:
+        """Names that the newest generation is to list; the pinned ones while the spec is refused."""
+        if decision.spec is not None:
+            return list(served_model_names(decision.spec, key.name))
+        return list(decision.pinned.data.get("servedModelNames", [])) if decision.pinned else []
+
+    def _status_fields(self, key: Key, decision: Decision, url: str | None, names: Sequence[str]) -> dict[str, Any]:
+        pinned = decision.pinned
+        fields: dict[str, Any] = {
+            "url": url,
+            "selector": ",".join(f"{label}={value}" for label, value in sorted(selector_labels(key.name).items())),
+            "servedModelNames": list(names) or None,
+        }
+        if pinned is not None:
+            sizing = pinned.data.get("sizing") or {}
+            fields |= {
+                "revision": pinned.name,
+                "sizing": sizing or None,
+                "engine": pinned.data.get("engine"),
+                "gpus": int(sizing.get("gpusPerReplica", 0)) * decision.wanted,
+            }
+        return fields
+
+    async def _report(self, loaded: Loaded, subject: Subject, observation: Observation) -> None:
+        previous = loaded.model.get("status") or {}
+        now = self._clock().isoformat(timespec="seconds").replace("+00:00", "Z")
+        status = reporting.report(subject, observation, previous=previous, now=now)
+        summary = next(condition for condition in status["conditions"] if condition["type"] == "Ready")
+        self.states[loaded.key] = (summary["status"], summary["reason"])
+        if status == previous:
+            return
+        body = {
+            "apiVersion": kinds.VLLM_MODEL.api_version,
+            "kind": kinds.VLLM_MODEL.kind,
+            "metadata": {"name": loaded.key.name, "namespace": loaded.key.namespace},
+            "status": status,
+        }
+        try:
+            await self._cluster.apply_status(kinds.VLLM_MODEL, body)
+        except ApiError as error:
+            if error.category is Category.NOT_FOUND:
+                return  # Deleted while we looked; its event follows.
+            raise
+        self._on_write("apply", f"{KIND}/status")
+        for happening in reporting.transitions(previous, status):
+            await self._recorder.record(loaded.model, happening)
+
+    async def report_failure(self, key: Key, reason: Reason, message: str) -> None:
+        """Say on the model that the operator cannot get on, for failures that last. Keeps the rest of the status."""
+        model = await self._cluster.get(kinds.VLLM_MODEL, key)
+        if model is None:
+            return
+        previous = model.get("status") or {}
+        now = self._clock().isoformat(timespec="seconds").replace("+00:00", "Z")
+        kept = [each for each in previous.get("conditions") or [] if each["type"] not in ("Accepted", "Ready")]
+        generation = model["metadata"]["generation"]
+        verdicts = [
+            Verdict(ConditionType.ACCEPTED, "Unknown", reason, message),
+            Verdict(ConditionType.READY, "Unknown", reason, message),
+        ]
+        shown = [reporting.make_condition(verdict, generation, previous=previous, now=now) for verdict in verdicts]
+        status = {**previous, "observedGeneration": generation, "conditions": [*shown, *kept]}
+        if status != previous:
+            await self._cluster.apply_status(
+                kinds.VLLM_MODEL,
+                {
+                    "apiVersion": kinds.VLLM_MODEL.api_version,
+                    "kind": KIND,
+                    "metadata": {"name": key.name, "namespace": key.namespace},
+                    "status": status,
+                },
+            )
+            await self._recorder.record(model, Happening("Warning", str(reason), message, "Reconcile"))
+
+
+def parse_spec(raw: Mapping[str, Any]) -> VLLMModelSpec:
+    """The spec as a value. Raises Refusal naming each field that is wrong."""
+    try:
+        return VLLMModelSpec.model_validate(raw)
+    except ValidationError as error:
+        problems = [
+            f"spec.{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in error.errors()[:5]
+        ]
+        raise Refusal(Reason.INVALID_SPEC, "; ".join(problems)) from error
+
+
+def _auth_references(spec: VLLMModelSpec) -> frozenset[Reference]:
+    """The API key, which the operator's own probe needs even if podTemplate takes it out of the pod."""
+    if spec.auth is None or spec.auth.api_key_secret_ref is None:
+        return frozenset()
+    reference = spec.auth.api_key_secret_ref
+    return frozenset({Reference("Secret", reference.name, reference.key, False)})
+
+
+def _denied(kind: Kind, error: ApiError) -> Refusal:
+    """A 403: either our role lacks something, or a policy or quota stands in the way."""
+    ours = error.status == 401 or " cannot " in error.message
+    reason = Reason.PERMISSION_DENIED if ours else Reason.CHILD_REJECTED
+    return Refusal(reason, f"the API server does not allow the {kind}: {error.message}")

@@ -1,0 +1,1 @@
+"""Talking to vLLM, and reading what pods say."""

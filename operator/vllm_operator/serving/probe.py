@@ -1,0 +1,184 @@
+"""The operator's own probe: what a pod's vLLM answers to /health and /v1/models.
+
+The kubelet's readiness is not enough: it knows nothing of served names, and takes three failures to notice.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import httpx
+
+from vllm_operator.api.names import Key
+
+TIMEOUT = 2.0
+"""Seconds that one request may take."""
+CONFIRM_AFTER = 0.5
+"""Seconds after which a failure is looked at again before it is believed."""
+
+
+class ProbeState(Enum):
+    """What a probe found."""
+
+    OK = "ok"
+    UNREACHABLE = "unreachable"
+    UNHEALTHY = "unhealthy"
+    NO_MODELS = "no models"
+    KEY_REJECTED = "key rejected"
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What one pod answered."""
+
+    state: ProbeState
+    detail: str = ""
+    """For people; empty when all is well."""
+    models: tuple[str, ...] = ()
+    """Names in /v1/models, sorted."""
+    max_model_len: int | None = None
+    """Context length in tokens, as /v1/models has it."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A pod to be asked."""
+
+    pod: str
+    uid: str
+    address: str
+    """IP address of the pod."""
+    port: int
+    api_key: str | None = field(default=None, repr=False)
+
+    @property
+    def base_url(self) -> str:
+        """Base URL of the pod's server."""
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"http://{host}:{self.port}"
+
+
+async def probe(client: httpx.AsyncClient, target: Target) -> ProbeResult:
+    """Ask one pod. Never raises for what the pod does."""
+    try:
+        health = await client.get(f"{target.base_url}/health", timeout=TIMEOUT)
+        if health.status_code != 200:
+            return ProbeResult(ProbeState.UNHEALTHY, f"/health answers {health.status_code}")
+        headers = {"Authorization": f"Bearer {target.api_key}"} if target.api_key else {}
+        answer = await client.get(f"{target.base_url}/v1/models", headers=headers, timeout=TIMEOUT)
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        return ProbeResult(ProbeState.UNREACHABLE, f"cannot connect to port {target.port}: {_words(error)}")
+    except httpx.HTTPError as error:
+        return ProbeResult(ProbeState.UNHEALTHY, f"no answer within {TIMEOUT:g} s: {_words(error)}")
+    if answer.status_code == 401:
+        return ProbeResult(ProbeState.KEY_REJECTED, "/v1/models answers 401 to the key of spec.auth")
+    if answer.status_code != 200:
+        return ProbeResult(ProbeState.NO_MODELS, f"/v1/models answers {answer.status_code}")
+    return _read_models(answer)
+
+
+def _read_models(answer: httpx.Response) -> ProbeResult:
+    try:
+        data: Any = answer.json()["data"]
+        names = tuple(sorted(str(model["id"]) for model in data))
+        lengths = [model["max_model_len"] for model in data if isinstance(model.get("max_model_len"), int)]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return ProbeResult(ProbeState.NO_MODELS, "/v1/models does not answer as the OpenAI API does")
+    return ProbeResult(ProbeState.OK, models=names, max_model_len=min(lengths, default=None))
+
+
+def _words(error: httpx.HTTPError) -> str:
+    return str(error) or type(error).__name__
+
+
+class Prober:
+    """Asks the pods of every model again and again, and tells when an answer changes.
+
+    `on_change(key)` is called then; `results(key)` is what is known now, by pod uid.
+    """
+
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        on_change: Callable[[Key], None],
+        *,
+        interval: float = 3.0,
+        concurrency: int = 64,
+    ) -> None:
+        self._client = client
+        self._on_change = on_change
+        self._interval = interval
+        self._slots = asyncio.Semaphore(concurrency)
+        self._targets: dict[Key, dict[str, Target]] = {}
+        self._results: dict[Key, dict[str, ProbeResult]] = {}
+        self._tasks: dict[tuple[Key, str], asyncio.Task[None]] = {}
+
+    def watch(self, key: Key, targets: list[Target]) -> None:
+        """From now on ask these pods of the model, and no others."""
+        wanted = {target.uid: target for target in targets}
+        known = self._targets.get(key, {})
+        for uid in known.keys() - wanted.keys():
+            self._stop(key, uid)
+        self._targets[key] = wanted
+        for uid in wanted:
+            if (key, uid) not in self._tasks:
+                self._tasks[key, uid] = asyncio.create_task(self._ask_for_ever(key, uid), name=f"probe {key} {uid}")
+        if not wanted:
+            self._targets.pop(key, None)
+
+    def forget(self, key: Key) -> None:
+        """The model is gone."""
+        self.watch(key, [])
+
+    def results(self, key: Key) -> dict[str, ProbeResult]:
+        """What each pod answered last, by pod uid; pods not yet asked are missing."""
+        return dict(self._results.get(key, {}))
+
+    async def close(self) -> None:
+        """Stop asking."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._tasks.clear()
+
+    def _stop(self, key: Key, uid: str) -> None:
+        task = self._tasks.pop((key, uid), None)
+        if task is not None:
+            task.cancel()
+        results = self._results.get(key, {})
+        results.pop(uid, None)
+        if not results:
+            self._results.pop(key, None)
+
+    async def _ask_for_ever(self, key: Key, uid: str) -> None:
+        while True:
+            target = self._targets[key][uid]
+            result = await self._ask(target)
+            if result.state is not ProbeState.OK and self._good(key, uid):
+                # One lost packet or one busy second is no outage; a second look still keeps within 10 s in all.
+                await asyncio.sleep(CONFIRM_AFTER)
+                result = await self._ask(target)
+            before = self._results.setdefault(key, {}).get(uid)
+            self._results[key][uid] = result
+            if before != result:
+                self._on_change(key)
+            await asyncio.sleep(self._interval)
+
+    def _good(self, key: Key, uid: str) -> bool:
+        known = self._results.get(key, {}).get(uid)
+        return known is not None and known.state is ProbeState.OK
+
+    async def _ask(self, target: Target) -> ProbeResult:
+        async with self._slots:
+            try:
+                return await probe(self._client, target)
+            except Exception as error:
+                return ProbeResult(ProbeState.UNHEALTHY, f"the probe failed: {type(error).__name__}")
+
+
+def missing_names(result: ProbeResult, served_model_names: list[str]) -> list[str]:
+    """Served names that the pod does not list."""
+    return [name for name in served_model_names if name not in result.models]
