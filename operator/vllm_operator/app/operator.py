@@ -27,6 +27,8 @@ from vllm_operator.serving.probe import Prober
 
 log = logging.getLogger(__name__)
 
+LOST_LEASE_GRACE = 3.0
+"""Seconds that passes under way get when the lease is lost: less than renew deadline and lease duration lie apart."""
 STUCK_AFTER = 180.0
 """Seconds without any progress, though there is work, after which /healthz fails."""
 LIST_AGAIN = 600.0
@@ -125,6 +127,7 @@ class Operator:
 
     async def _watch(self, cluster: KubernetesCluster) -> None:
         """Watch by kopf until stopped."""
+        await _installed(cluster, self._settings.namespaces)
         registry = kopf.OperatorRegistry()
         handlers.register(
             registry,
@@ -161,6 +164,8 @@ class Operator:
         try:
             if self._settings.leader_election:
                 await election.hold()
+                # Others may take the lease a few seconds from now: nothing of ours may be under way then.
+                await self._engine.stop(grace=LOST_LEASE_GRACE)
             else:
                 await self._stop.wait()
         finally:
@@ -196,6 +201,21 @@ class Operator:
             return None
         stuck = self._queue.stuck_for()
         return f"no progress for {stuck:.0f} s, though there is work" if stuck > STUCK_AFTER else None
+
+
+async def _installed(cluster: KubernetesCluster, namespaces: tuple[str, ...]) -> None:
+    """Wait until the CRD is there: kopf looks for kinds only once."""
+    while True:
+        try:
+            await cluster.list(kinds.VLLM_MODEL, namespace=namespaces[0] if namespaces else None)
+        except ApiError as error:
+            missing = error.category is Category.NOT_INSTALLED
+            log.warning(
+                "waiting for %s", "the CRD vllmmodels.vllm-operator.io" if missing else f"the API server: {error}"
+            )
+            await asyncio.sleep(2)
+        else:
+            return
 
 
 async def _gateway_api(cluster: KubernetesCluster, namespaces: tuple[str, ...]) -> bool:

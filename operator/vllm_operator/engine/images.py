@@ -13,7 +13,7 @@ class ImageSettings(Protocol):
 
     @property
     def vllm_version(self) -> str:
-        """vLLM version of models that name none."""
+        """Version of vLLM for models that name none."""
         ...
 
     @property
