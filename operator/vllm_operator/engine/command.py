@@ -54,6 +54,7 @@ TYPED_OPTIONS = (
     ("compilation_config", "compilation-config"),
 )
 
+_TYPED_NAMES = frozenset(option for _, option in TYPED_OPTIONS)
 _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9._-]{0,127}")
 _NEGATIVE_INTEGER = re.compile(r"-\d+")
 
@@ -150,8 +151,8 @@ def _checked_args(given: dict[str, Any], typed: dict[str, str]) -> dict[str, tup
         if base in typed:
             raise _refusal(f"{where} is {_show(value)}, but {typed[base]} sets --{base} too: keep one of them")
         for option, instead in (*OWNED.items(), *((o, f"{f} sets it") for o, f in typed.items())):
-            # argparse takes any unique beginning of a name for the name
-            if option.startswith(base):
+            # argparse takes any unique beginning of a name for the name, but for names of their own (tokenizer)
+            if option.startswith(base) and base not in _TYPED_NAMES:
                 raise _refusal(f"{where} is set, which vLLM may read as an abbreviation of --{option}: {instead}")
         for other, (other_written, _) in result.items():
             if other == name or (other.partition(".")[0] == base and base in (name, other)):
@@ -177,7 +178,14 @@ def _render(name: str, value: Any, *, where: str) -> list[str]:
         return [] if name in STORE_TRUE else [f"--no-{name}"]
     if isinstance(value, list):
         return _render_list(name, value, where=where)
-    word = _word(value, where)
+    return _valued(flag, _word(value, where), where=where)
+
+
+def _valued(flag: str, word: str, *, where: str) -> list[str]:
+    """An option with one value. A value that begins with a dash is joined to its flag, or it would be read as an option."""
+    if word == "--":
+        # Python's argparse drops it, joined or not
+        raise _refusal(f'{where} is "--", which vLLM\'s parser cannot read as a value: give it another one')
     return [f"{flag}={word}"] if word.startswith("-") else [flag, word]
 
 
@@ -192,10 +200,9 @@ def _render_list(name: str, values: list[Any], *, where: str) -> list[str]:
         raise _refusal(f"{where} is {_show(values)}: a list's element cannot be null; remove it")
     words = [_word(value, where) for value in values]
     if name in COMMA_LISTS:
-        joined = ",".join(words)
-        return [f"{flag}={joined}"] if joined.startswith("-") else [flag, joined]
+        return _valued(flag, ",".join(words), where=where)
     if name in APPENDED or len(words) == 1:
-        return [text for word in words for text in ([f"{flag}={word}"] if word.startswith("-") else [flag, word])]
+        return [text for word in words for text in _valued(flag, word, where=where)]
     for word in words:
         # argparse takes -1 for a value as long as no option looks like a number; nothing else that begins with a dash
         if word.startswith("-") and not _NEGATIVE_INTEGER.fullmatch(word):

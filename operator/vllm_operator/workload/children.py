@@ -46,7 +46,6 @@ def owner_reference(name: str, uid: str) -> JSONObject:
         "name": name,
         "uid": uid,
         "controller": True,
-        "blockOwnerDeletion": True,
     }
 
 

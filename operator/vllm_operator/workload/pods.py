@@ -32,6 +32,7 @@ from vllm_operator.workload.merge import merge_pod_template
 from vllm_operator.workload.names import served_model_names
 from vllm_operator.workload.quantities import canonical_quantity, checked_quantity, parse_quantity
 from vllm_operator.workload.settings import BuildSettings
+from vllm_operator.workload.shapes import check_shape
 from vllm_operator.workload.source import ModelSource, resolve_source
 
 CACHE_DIRECTORY = "/var/cache/vllm"
@@ -200,7 +201,7 @@ def _build_resources(spec: VLLMModelSpec, plan: Plan) -> JSONObject:
     result: JSONObject = {}
     for field, given in (("requests", wanted.requests), ("limits", wanted.limits)):
         quantities = {
-            name: checked_quantity(quantity, where=f"spec.resources.{field}.{name}")
+            name: checked_quantity(quantity, where=f"spec.resources.{field}.{name}", milli=True)
             for name, quantity in (given or {}).items()
         }
         if plan.resource_name is not None:
@@ -384,9 +385,10 @@ def _check_pod(template: JSONObject) -> None:
     """Raise Refusal when spec.podTemplate took away what the operator needs of a pod."""
     where = "spec.podTemplate.spec"
     spec = template.get("spec")
-    containers = spec.get("containers") if isinstance(spec, dict) else None
-    if not isinstance(containers, list):
+    if not isinstance(spec, dict) or "containers" not in spec:
         raise Refusal(Reason.INVALID_POD_TEMPLATE, f"{where} removes the containers: leave the container {CONTAINER!r}")
+    check_shape(spec)
+    containers = spec["containers"]
     container = next((c for c in containers if c.get("name") == CONTAINER), None)
     if container is None:
         raise Refusal(
@@ -399,7 +401,7 @@ def _check_pod(template: JSONObject) -> None:
             Reason.INVALID_POD_TEMPLATE,
             f"{where}.containers leaves no port named {PORT_NAME!r}, which the Service and the probes use: keep the name",
         )
-    restart = spec.get("restartPolicy", "Always") if isinstance(spec, dict) else None
+    restart = spec.get("restartPolicy", "Always")
     if restart != "Always":
         raise Refusal(
             Reason.INVALID_POD_TEMPLATE, f"{where}.restartPolicy is {restart!r}: a Deployment takes Always only"
@@ -419,7 +421,7 @@ def _with_canonical_quantities(template: JSONObject) -> JSONObject:
                 _canonicalise(reference, "divisor", path=f"{path} env {variable.get('name')}")
     _canonicalise_maps(spec.get("resources"), path=f"{where}.resources")
     for name in spec.get("overhead") or {}:
-        _canonicalise(spec["overhead"], name, path=f"{where}.overhead")
+        _canonicalise(spec["overhead"], name, path=f"{where}.overhead", milli=True)
     for volume in spec.get("volumes") or ():
         path = f"{where}.volumes {volume['name']}"
         _canonicalise(volume.get("emptyDir"), "sizeLimit", path=path)
@@ -434,15 +436,15 @@ def _canonicalise_maps(resources: Any, *, path: str) -> None:
     for field in ("requests", "limits"):
         quantities = resources.get(field) if isinstance(resources, Mapping) else None
         for name in quantities or {}:
-            _canonicalise(quantities, name, path=f"{path}.{field}")
+            _canonicalise(quantities, name, path=f"{path}.{field}", milli=True)
 
 
-def _canonicalise(holder: Any, field: str, *, path: str) -> None:
+def _canonicalise(holder: Any, field: str, *, path: str, milli: bool = False) -> None:
     """Rewrite one quantity in place; the template is this module's own copy."""
     if not isinstance(holder, dict) or holder.get(field) is None:
         return
     try:
-        holder[field] = canonical_quantity(holder[field])
+        holder[field] = canonical_quantity(holder[field], milli=milli)
     except ValueError as error:
         raise Refusal(Reason.INVALID_POD_TEMPLATE, f"{path}.{field} is {error}: write e.g. 500m, 4 or 16Gi") from error
 

@@ -1,0 +1,146 @@
+"""vLLM's own parser reads the vectors as they are meant.
+
+The environment is the one of the real node (tests/cluster/vllm_env.py): without it these tests are skipped.
+"""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.vllm_env import environment_path
+from tests.engine.commands import command
+from tests.engine.test_command import HOSTILE
+
+pytestmark = pytest.mark.e2e
+
+SCRIPT = Path(__file__).parent / "vllm_parser.py"
+COMMON = {"model_tag": "Qwen/Qwen3-8B", "host": "0.0.0.0", "port": 8000, "served_model_name": ["qwen"]}
+
+ENGINE: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {"shutdown_timeout": 100, "headless": False, "api_key": None}),
+    ({"maxModelLen": "auto"}, {"max_model_len": -1}),
+    ({"maxModelLen": -1}, {"max_model_len": -1}),
+    ({"maxModelLen": "32K", "dtype": "half"}, {"max_model_len": 32768, "dtype": "half"}),
+    *(
+        ({field: value}, {attribute: value})
+        for field, attribute in (
+            ("enforceEager", "enforce_eager"),
+            ("trustRemoteCode", "trust_remote_code"),
+            ("enablePrefixCaching", "enable_prefix_caching"),
+            ("enableChunkedPrefill", "enable_chunked_prefill"),
+        )
+        for value in (True, False)
+    ),
+    (
+        {"gpuMemoryUtilization": 1, "cpuOffloadGB": 8.5, "blockSize": 16, "seed": 0},
+        {"gpu_memory_utilization": 1.0, "cpu_offload_gb": 8.5, "block_size": 16, "seed": 0},
+    ),
+    ({"maxNumSeqs": 3, "maxNumBatchedTokens": 4000}, {"max_num_seqs": 3, "max_num_batched_tokens": 4000}),
+    (
+        {
+            "quantization": "fp8",
+            "kvCacheDtype": "fp8",
+            "tokenizer": "x",
+            "tokenizerMode": "slow",
+            "loadFormat": "dummy",
+        },
+        {
+            "quantization": "fp8",
+            "kv_cache_dtype": "fp8",
+            "tokenizer": "x",
+            "tokenizer_mode": "slow",
+            "load_format": "dummy",
+        },
+    ),
+    ({"runner": "pooling", "convert": "embed"}, {"runner": "pooling", "convert": "embed"}),
+    (
+        {"toolCallParser": "hermes", "reasoningParser": "qwen3"},
+        {"tool_call_parser": "hermes", "enable_auto_tool_choice": True, "reasoning_parser": "qwen3"},
+    ),
+    (
+        {"chatTemplate": {"configMapKeyRef": {"name": "t", "key": "x.jinja"}}},
+        {"chat_template": "/etc/vllm/chat-template/x.jinja"},
+    ),
+    ({"hfOverrides": {"a": {"b": 1}}}, {"hf_overrides": {"a": {"b": 1}}}),
+    (
+        {"speculativeConfig": {"method": "ngram", "num_speculative_tokens": 3}},
+        {"speculative_config": {"method": "ngram", "num_speculative_tokens": 3}},
+    ),
+]
+
+ARGS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"async-scheduling": False}, {"async_scheduling": False}),
+    ({"no_async_scheduling": True}, {"async_scheduling": False}),
+    ({"disable-log-stats": True}, {"disable_log_stats": True}),
+    ({"disable-log-stats": False, "aggregate_engine_logging": False}, {"disable_log_stats": False}),
+    ({"cudagraph-capture-sizes": [1, 2, 4]}, {"cudagraph_capture_sizes": [1, 2, 4]}),
+    ({"numa-bind-nodes": [-1, 0]}, {"numa_bind_nodes": [-1, 0]}),
+    ({"numa-bind-nodes": [-1]}, {"numa_bind_nodes": [-1]}),
+    ({"ignore-patterns": ["a", "b"]}, {"ignore_patterns": ["a", "b"]}),
+    ({"collect-detailed-traces": ["all"]}, {"collect_detailed_traces": ["all"]}),
+    ({"middleware": ["a.b", "c.d"]}, {"middleware": ["a.b", "c.d"]}),
+    ({"allowed-origins": ["https://a", "*"]}, {"allowed_origins": ["https://a", "*"]}),
+    ({"allowed-origins": []}, {"allowed_origins": []}),
+    ({"device-ids": [0, 1]}, {"device_ids": [0, 1]}),
+    ({"device-ids": 0}, {"device_ids": [0]}),
+    (
+        {"disable-access-log-for-endpoints": ["/health", "/metrics"]},
+        {"disable_access_log_for_endpoints": "/health,/metrics"},
+    ),
+    ({"limit-mm-per-prompt": {"video": 0, "image": 2}}, {"limit_mm_per_prompt": {"video": 0, "image": 2}}),
+    ({"override-generation-config": {"temperature": 0.5}}, {"override_generation_config": {"temperature": 0.5}}),
+    (
+        {"additional_config.b_c": {"x": 1}, "additional-config.a": "1"},
+        {"additional_config": {"b_c": {"x": 1}, "a": "1"}},
+    ),
+    ({"watermark": 0.015, "mm-processor-cache-gb": 4.0}, {"watermark": 0.015, "mm_processor_cache_gb": 4.0}),
+    ({"shutdown_timeout": 7}, {"shutdown_timeout": 7}),
+    *(({"response-role": value}, {"response_role": value}) for value in HOSTILE),
+    *(
+        ({"default-chat-template-kwargs": {"k": [value]}}, {"default_chat_template_kwargs": {"k": [value]}})
+        for value in HOSTILE
+    ),
+    *(({"additional-config.k": value}, {"additional_config": {"k": value}}) for value in HOSTILE),
+]
+
+SPECS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    (
+        {"parallelism": {"tensor": 2, "pipeline": 3, "data": 4, "expert": True}},
+        {
+            "tensor_parallel_size": 2,
+            "pipeline_parallel_size": 3,
+            "data_parallel_size": 4,
+            "enable_expert_parallel": True,
+        },
+    ),
+    *(({"engine": engine}, expected) for engine, expected in ENGINE),
+    *(({"engine": {"args": args}}, expected) for args, expected in ARGS),
+]
+
+
+def test_vllm_reads_what_was_meant() -> None:
+    python = environment_path() / "bin" / "python"
+    if not python.exists():
+        pytest.skip("vLLM is not installed: `python -m tests.cluster` makes its environment")
+    expected = [{**COMMON, **attributes} for _, attributes in SPECS]
+    cases = [
+        (command(spec, version="0.32.0")[1:], list(wanted)) for (spec, _), wanted in zip(SPECS, expected, strict=True)
+    ]
+    result = subprocess.run(
+        [python, SCRIPT],
+        input=json.dumps(cases),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        cwd="/",
+        env={**os.environ, "PYTHONPATH": "", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"},
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    read = json.loads(result.stdout.splitlines()[-1])
+    wrong = [(spec, got) for (spec, _), wanted, got in zip(SPECS, expected, read, strict=True) if got != wanted]
+    assert wrong == []
