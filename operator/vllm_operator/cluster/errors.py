@@ -66,7 +66,8 @@ def classify(status: int, body: object, *, retry_after: float | None = None) -> 
         assert isinstance(body, dict)
         reason = str(body.get("reason") or "")
         message = str(body.get("message") or "")
-        details = body.get("details") or {}
+        found = body.get("details")
+        details = found if isinstance(found, dict) else {}
     message = message or f"HTTP {status} from the API server"
     causes = details.get("causes")
     causes = causes if isinstance(causes, list) else []

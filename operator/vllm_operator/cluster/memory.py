@@ -259,7 +259,7 @@ class MemoryCluster:
         stored = self._objects[kind].get(key)
         if stored is None and subresource:
             raise _not_found(kind, key)
-        self._check_preconditions(kind, key, stored, metadata, creating=stored is None)
+        self._check_preconditions(kind, key, stored, metadata, creating=stored is None, applying=True)
         _check_schema(kind, rules, config)
         if stored is not None and stored.last_apply == (manager, subresource, config, _version_of(stored.obj)):
             return _copy(stored.obj)
@@ -545,7 +545,7 @@ class MemoryCluster:
             )
 
     def _check_preconditions(
-        self, kind: Kind, key: Key, stored: _Stored | None, metadata: Object, *, creating: bool
+        self, kind: Kind, key: Key, stored: _Stored | None, metadata: Object, *, creating: bool, applying: bool = False
     ) -> None:
         uid = metadata.get("uid")
         if creating:
@@ -559,6 +559,8 @@ class MemoryCluster:
             return
         assert stored is not None
         found = stored.obj["metadata"]["uid"]
+        if uid and uid != found and applying:
+            raise _invalid(kind, key, InvalidError(("metadata.uid", f'Invalid value: "{uid}": field is immutable')))
         if uid and uid != found:
             raise _conflict(kind, key, f"Precondition failed: UID in precondition: {uid}, UID in object meta: {found}")
         version = metadata.get("resourceVersion")

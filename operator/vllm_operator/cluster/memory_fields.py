@@ -44,6 +44,8 @@ class Node:
     """Values of a map with free keys."""
     atomic: bool = False
     """Owned as a whole."""
+    raw: bool = False
+    """Kept as it came, nulls and zeros too."""
     type: str = ""
     """`integer`, `boolean` or `string` for a checked scalar; `object` or `array`; empty: not checked."""
 
@@ -211,35 +213,36 @@ def merge(live: Any, config: Any, node: Node) -> Any:
 
 
 def _merge_lists(live: list[Any], config: list[Any], node: Node, element: Node) -> list[Any]:
+    """Both lists read side by side: shared elements come in config's order, others where they stand in theirs."""
     lives = [(element_of(node, value), value) for value in live]
-    configs = [(element_of(node, value), value) for value in config]
     by_key = dict(lives)
-    wanted = {key for key, _ in configs}
+    wanted = [(element_of(node, value), value) for value in config]
+    wanted_keys = {key for key, _ in wanted}
+    shared = [key for key, _ in wanted if key in by_key]
     merged: list[Any] = []
-    used: set[Element] = set()
-    position = 0
-
-    def take_foreign() -> None:
-        """Elements that only `live` has, up to the next one that both have."""
-        nonlocal position
-        while position < len(lives) and (lives[position][0] not in wanted or lives[position][0] in used):
-            if lives[position][0] not in wanted:
-                merged.append(lives[position][1])
-            position += 1
-
-    for key, value in configs:
-        if key in by_key:
-            take_foreign()
-            merged.append(merge(by_key[key], value, element))
-            if position < len(lives) and lives[position][0] == key:
-                position += 1
-        else:
+    done: set[Element] = set()
+    left = right = 0
+    while left < len(lives) or right < len(wanted):
+        key, value = lives[left] if left < len(lives) else (None, None)
+        waits_for = next((one for one in shared if one not in done), None)
+        if key is not None and right < len(wanted) and key != wanted[right][0]:
+            # A shared element that is not the next in config's order comes later, or has come.
+            if key in wanted_keys and waits_for is not None and key != waits_for:
+                left += 1
+                continue
+        elif key is not None and right < len(wanted):
+            left += 1
+        if key is not None and key not in wanted_keys:
             merged.append(value)
-        used.add(key)
-    while position < len(lives):
-        if lives[position][0] not in wanted:
-            merged.append(lives[position][1])
-        position += 1
+            left += 1
+            continue
+        if key is not None and key in done:
+            left += 1
+        if right < len(wanted):
+            name, new = wanted[right]
+            merged.append(merge(by_key[name], new, element) if name in by_key else new)
+            done.add(name)
+            right += 1
     return merged
 
 

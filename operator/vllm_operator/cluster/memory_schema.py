@@ -228,7 +228,7 @@ EVENT = _object(
     "note", "reason", "related", "reportingController", "reportingInstance", "type",
     regarding=_REFERENCE, series=_struct("lastObservedTime", count=INTEGER),
 )  # fmt: skip
-CONTROLLER_REVISION = _object(data=ANY, revision=INTEGER)
+CONTROLLER_REVISION = _object(data=Node(raw=True), revision=INTEGER)
 
 
 def _from_schema(schema: Mapping[str, Any]) -> Node:
@@ -328,8 +328,13 @@ def _default_container(container: Object) -> None:
             _default_handler(probe)
     for name in ("postStart", "preStop"):
         _default_handler(_inner(container, "lifecycle", name))
+    _canonicalise(container)
+
+
+def _canonicalise(holder: Object) -> None:
+    """Make the quantities in a container's or claim's resources canonical."""
     for amounts in ("limits", "requests"):
-        resources = _inner(container, "resources", amounts)
+        resources = _inner(holder, "resources", amounts)
         for resource, amount in resources.items():
             resources[resource] = canonical_quantity(amount)
 
@@ -352,9 +357,11 @@ def _default_volume(volume: Object) -> None:
     for source_object in _each(_inner(volume, "projected").get("sources")):
         if isinstance(source_object.get("serviceAccountToken"), dict):
             _default(source_object["serviceAccountToken"], expirationSeconds=3600)
-    template = _inner(volume, "ephemeral", "volumeClaimTemplate", "spec")
-    if template:
-        _default(template, volumeMode="Filesystem")
+    claim = _inner(volume, "ephemeral", "volumeClaimTemplate")
+    if claim:
+        _default(claim, metadata={}, spec={})
+        _default(claim["spec"], volumeMode="Filesystem")
+        _canonicalise(claim["spec"])
 
 
 def default_pod_spec(spec: Object) -> None:
@@ -367,8 +374,10 @@ def default_pod_spec(spec: Object) -> None:
         securityContext={},
         schedulerName="default-scheduler",
     )
-    if spec.get("serviceAccountName"):
-        spec["serviceAccount"] = spec["serviceAccountName"]
+    # The old name of the field is kept in step, so that dropping only the new one takes nothing away.
+    account = spec.get("serviceAccountName") or spec.get("serviceAccount")
+    if account:
+        spec.update(serviceAccountName=account, serviceAccount=account)
     for container in (*_each(spec.get("containers")), *_each(spec.get("initContainers"))):
         _default_container(container)
     for volume in _each(spec.get("volumes")):
@@ -577,6 +586,8 @@ _EMPTY_KEPT = frozenset({"appProtocol", "holderIdentity", "preferredHolder", "ru
 
 def normalised(value: Any, node: Node, name: str = "") -> Any:
     """The value as it comes back from the API server's Go types, which leave out what is empty. None: left out."""
+    if node.raw:
+        return value
     if isinstance(value, dict):
         kept = {}
         for inner_name, inner in value.items():
@@ -714,6 +725,8 @@ def _validate_disruption_budget(obj: Object, old: Object | None) -> None:
 
 
 def _validate_revision(obj: Object, old: Object | None) -> None:
+    if obj.get("data") is None:
+        raise InvalidError(("data", "Required value: data is mandatory"))
     if old is not None and old.get("data") != obj.get("data"):
         shown = json.dumps(obj.get("data"), separators=(",", ":"))
         raise InvalidError(("data", f"Invalid value: {shown}: field is immutable"))

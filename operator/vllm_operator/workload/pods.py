@@ -341,11 +341,13 @@ def _build_scheduling(key: Key, spec: VLLMModelSpec, plan: Plan) -> JSONObject:
         constraint.setdefault("labelSelector", {"matchLabels": selector_labels(key.name)})
     if constraints:
         result["topologySpreadConstraints"] = constraints
+    # Always named: the API server copies it into the older field serviceAccount, which nobody owns, so that leaving it out
+    # later would bring it back from there.
+    result["serviceAccountName"] = wanted.service_account_name or "default"
     for field, name in (
         ("priorityClassName", wanted.priority_class_name),
         ("runtimeClassName", wanted.runtime_class_name),
         ("schedulerName", wanted.scheduler_name),
-        ("serviceAccountName", wanted.service_account_name),
     ):
         if name is not None:
             result[field] = name
