@@ -1,0 +1,1 @@
+"""kubectl-vllm: what can be asked without an operator."""

@@ -1,0 +1,72 @@
+"""What was found of a model → its facts. Pure; the directory and the hub bring the same things in different ways."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from vllm_operator.hub.config import read_config, text_config
+from vllm_operator.hub.errors import InvalidModelError, ModelNotFoundError
+from vllm_operator.hub.estimate import estimate_weights
+from vllm_operator.hub.facts import ModelFacts
+from vllm_operator.hub.headers import Tensor, choose_files, read_headers
+from vllm_operator.hub.params import config_from_params
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a place has of a model."""
+
+    where: str
+    """For messages: the directory or repository."""
+    files: Mapping[str, int | None]
+    """Files and their bytes, where known."""
+    config: Mapping[str, Any] | None
+    params: Mapping[str, Any] | None = None
+    tokenizer: Mapping[str, Any] | None = None
+    tensors: Sequence[Tensor] = field(default=())
+    weights_bytes: int | None = None
+    pipeline_tag: str | None = None
+
+
+def build_facts(found: Found) -> ModelFacts:
+    """Facts of a model. Raises ModelNotFoundError when there is no config, InvalidModelError when it makes no sense."""
+    config = found.config
+    if config is None and found.params is not None:
+        config = config_from_params(found.params)
+    if config is None:
+        if any(name.endswith(".gguf") for name in found.files):
+            raise InvalidModelError(
+                f"{found.where} holds GGUF files only: vLLM loads them only partly; use the model's safetensors repository"
+            )
+        raise ModelNotFoundError(f"{found.where} has neither config.json nor params.json")
+    facts = read_config(
+        config,
+        files=found.files,
+        pipeline_tag=found.pipeline_tag,
+        tokenizer_max_length=_tokenizer_length(found.tokenizer, config),
+    )
+    if any(name.endswith(".gguf") for name in found.files):
+        facts = replace(facts, warnings=(*facts.warnings, "there are GGUF files too: vLLM loads those only partly"))
+    if found.weights_bytes is not None:
+        weights = estimate_weights(facts, config, text_config(config), total=found.weights_bytes)
+        return replace(facts, weights=weights)
+    if found.tensors:
+        return replace(facts, weights=read_headers(found.tensors, facts))
+    sizes = [found.files.get(name) for name in choose_files(found.files)]
+    known = [size for size in sizes if size is not None]
+    if known and len(known) == len(sizes):
+        # .bin files cannot be looked into without loading them; a float32 file is cast to half
+        total = sum(known)
+        if str(config.get("torch_dtype") or config.get("dtype")) == "float32":
+            total //= 2
+        weights = estimate_weights(facts, config, text_config(config), total=total)
+        return replace(facts, weights=replace(weights, source="files"))
+    return replace(facts, warnings=(*facts.warnings, "no weights were found: their size is computed from config.json"))
+
+
+def _tokenizer_length(tokenizer: Mapping[str, Any] | None, config: Mapping[str, Any]) -> int | None:
+    """model_max_length of the tokenizer, which bounds the context (only where vLLM looks at it: sentence encoders)."""
+    if tokenizer is None or config.get("model_type") not in ("bert", "roberta", "xlm-roberta"):
+        return None
+    value = tokenizer.get("model_max_length")
+    return int(value) if isinstance(value, int) and 0 < value < 10**9 else None
