@@ -1,0 +1,142 @@
+"""The real vLLM as the oracle: what it allocates for tiny models of many architectures, and which sizes it accepts.
+
+The environment is the one of the real node (tests/cluster/vllm_env.py): without it these tests are skipped. They load some
+fifteen models in one go, which takes several minutes.
+"""
+
+import json
+import random
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.vllm_env import environment_path, model_path
+from tests.sizing.tiny_models import POOLING, TINY
+from vllm_operator.hub.config import read_config
+from vllm_operator.hub.facts import ModelFacts
+from vllm_operator.sizing.kv_cache import build_layout, state_bytes
+from vllm_operator.sizing.legality import verification_accepts
+
+pytestmark = pytest.mark.e2e
+
+SCRIPT = Path(__file__).parent / "vllm_oracle.py"
+SIZES = list(range(1, 33))
+KINDS = {
+    "FullAttentionSpec": "full",
+    "SlidingWindowSpec": "sliding",
+    "ChunkedLocalAttentionSpec": "chunked",
+    "MLAAttentionSpec": "mla",
+    "MambaSpec": "state",
+}
+
+
+def ask(question: dict[str, Any]) -> dict[str, Any]:
+    python = environment_path() / "bin" / "python"
+    if not python.exists():
+        pytest.skip(f"vLLM is not installed in {environment_path()}: make cluster-up installs it")
+    answer = subprocess.run(
+        ["nice", "-n", "10", python, SCRIPT],
+        input=json.dumps(question),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1800,
+    )
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    result: dict[str, Any] = json.loads(answer.stdout.strip().splitlines()[-1])
+    return result
+
+
+@pytest.fixture(scope="module")
+def allocated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Name → what vLLM allocated."""
+    jobs = []
+    for name, config in TINY.items():
+        folder = tmp_path_factory.mktemp(name)
+        (folder / "config.json").write_text(json.dumps(config))
+        if name in POOLING:
+            for file in ("tokenizer.json", "tokenizer_config.json"):
+                if model_path().exists():
+                    shutil.copy(model_path() / file, folder)
+        jobs.append({"folder": str(folder), "runner": "pooling" if name in POOLING else "auto"})
+    return dict(zip(TINY, ask({"allocate": jobs})["allocate"], strict=True))
+
+
+def facts(name: str) -> ModelFacts:
+    return read_config(TINY[name])
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", TINY)
+def test_kv_cache_to_the_byte(allocated: dict[str, dict[str, Any]], name: str) -> None:
+    real = allocated[name]
+    assert "error" not in real, real["error"]
+    model = facts(name)
+    groups = real["groups"]
+    block = min((group["block_size"] for group in groups if group["type"] != "MambaSpec"), default=None)
+    layout = build_layout(model, tensor_parallel_size=1, block_size=block)
+    expected = sum(
+        group["page_size_bytes"] // group["block_size"] * group["layers"]
+        for group in groups
+        if group["type"] != "MambaSpec"
+    )
+    assert layout.bytes_per_token == expected
+    assert layout.bytes_per_block == max((group["page_size_bytes"] * group["layers"] for group in groups), default=0)
+    ours = sorted(
+        (group.kind, len(group.parts[0][1]), group.parts[0][0], group.blocks(512, real["in_flight"]))
+        for group in layout.groups
+    )
+    theirs = sorted(
+        (KINDS[group["type"]], group["layers"], group["page_size_bytes"], group["blocks_per_request"])
+        for group in groups
+    )
+    assert ours == theirs
+    states = [cache.state for layer in model.caches for cache in layer if cache.state is not None]
+    if states:
+        assert {state_bytes(state, 1, model.dtype_bytes) for state in states} == {
+            group["state_bytes"] for group in groups if group["type"] == "MambaSpec"
+        }
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", TINY)
+def test_weights(allocated: dict[str, dict[str, Any]], name: str) -> None:
+    assert facts(name).weights.total == pytest.approx(allocated[name]["weights"], rel=0.02)
+
+
+@pytest.mark.timeout(1800)
+def test_sizes_that_verification_accepts(tmp_path: Path) -> None:
+    """200 random configurations of several architectures: the same set of tensor-parallel sizes."""
+    random_numbers = random.Random(4)
+    configs: dict[str, dict[str, Any]] = {}
+    for number in range(200):
+        name = random_numbers.choice(
+            ["llama", "qwen2", "qwen3", "qwen3_moe", "mixtral", "gemma3", "gpt_oss", "deepseek_v3", "qwen3_next"]
+        )
+        kv = random_numbers.choice([1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16])
+        heads = kv * random_numbers.choice([1, 2, 3, 4, 5, 6, 7, 8])
+        config = {
+            **TINY[name],
+            "num_attention_heads": heads,
+            "num_key_value_heads": heads if name == "deepseek_v3" else kv,
+            "head_dim": 64,
+            "hidden_size": 64 * heads,
+            "intermediate_size": random_numbers.choice([256, 384, 1000, 1536]),
+            "vocab_size": random_numbers.choice([512, 1000, 32001]),
+        }
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(config))
+        configs[str(folder)] = config
+    answers = ask({"verify": dict.fromkeys(configs, SIZES)})["verify"]
+    for folder, config in configs.items():
+        assert "error" not in answers[folder], answers[folder]
+        ours = [size for size in SIZES if verification_accepts(read_config(config), size)]
+        assert ours == answers[folder]["legal"], config
+        for size, heads in answers[folder]["kv_heads"].items():
+            cache = next(cache for layer in read_config(config).caches for cache in layer if cache.kind != "state")
+            assert max(1, cache.kv_heads // int(size)) == heads
+        assert read_config(config).default_max_model_len == answers[folder]["max_model_len"]
