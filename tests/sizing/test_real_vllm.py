@@ -132,11 +132,11 @@ def test_sizes_that_verification_accepts(tmp_path: Path) -> None:
         (folder / "config.json").write_text(json.dumps(config))
         configs[str(folder)] = config
     answers = ask({"verify": dict.fromkeys(configs, SIZES)})["verify"]
-    for folder, config in configs.items():
-        assert "error" not in answers[folder], answers[folder]
+    for path, config in configs.items():
+        assert "error" not in answers[path], answers[path]
         ours = [size for size in SIZES if verification_accepts(read_config(config), size)]
-        assert ours == answers[folder]["legal"], config
-        for size, heads in answers[folder]["kv_heads"].items():
+        assert ours == answers[path]["legal"], config
+        for size, heads in answers[path]["kv_heads"].items():
             cache = next(cache for layer in read_config(config).caches for cache in layer if cache.kind != "state")
             assert max(1, cache.kv_heads // int(size)) == heads
-        assert read_config(config).default_max_model_len == answers[folder]["max_model_len"]
+        assert read_config(config).default_max_model_len == answers[path]["max_model_len"]

@@ -167,6 +167,8 @@ TINY: dict[str, dict[str, Any]] = {
         "layer_types": ["conv", "conv", "full_attention", "conv"],
         "conv_L_cache": 3,
         "conv_dim": 128,
+        "block_dim": 128,
+        "block_ff_dim": 256,
         "conv_bias": False,
         "block_auto_adjust_ff_dim": False,
         "tie_word_embeddings": True,

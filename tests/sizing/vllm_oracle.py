@@ -86,7 +86,9 @@ def in_child(job: dict[str, Any]) -> dict[str, Any]:
     with os.fdopen(read) as pipe:
         text = pipe.read()
     os.waitpid(child, 0)
-    return json.loads(text or '{"error": "the child died"}')
+    answer = json.loads(text or '{"error": "the child died"}')
+    assert isinstance(answer, dict)
+    return answer
 
 
 def verify(folder: str, sizes: list[int]) -> dict[str, Any]:

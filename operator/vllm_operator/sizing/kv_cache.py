@@ -208,7 +208,7 @@ def _classes(
         block = max(block, alignment * _ceil(state_page, alignment * attention))
         state_page = max(state_page, block * attention)
     return [
-        _Class(cache, layers, 0, state_page)
+        _Class(cache, layers, _state_blocks(cache.state), state_page)
         if cache.state is not None
         else _Class(cache, layers, block, block * tokens[cache])
         for cache, layers in classes

@@ -1,7 +1,7 @@
 """Facts + GPU pools + what the user fixed → the plan, with its reasons. Pure, and the same for the same inputs.
 
-The order of preference: what serves the wanted context before what does not; one node before several; fewer GPUs; the
-smaller GPU; then by name, so that equal pools never make a plan flap.
+The order of preference: what serves the wanted context before what does not, and then the longer context; one node before
+several; fewer GPUs; the smaller GPU; then by name, so that equal pools never make a plan flap.
 """
 
 from collections.abc import Iterable, Sequence
@@ -126,6 +126,10 @@ class _Shape:
     pipeline: int
     nodes: int
 
+    @property
+    def gpus(self) -> int:
+        return self.tensor * self.pipeline
+
 
 class Planner:
     """Plans for one model. Keeps what it has computed, so that asking again for other pools or options is quick."""
@@ -235,29 +239,43 @@ class Planner:
         return found
 
     def _legal_shapes(self, a_node: int, nodes: int, wanted: Wanted) -> Iterable[_Shape]:
+        """In steps: tensor parallelism on one node; pipelines on one node; two nodes; three …
+
+        No step takes fewer GPUs than the one before it, so that asking for more never gives less.
+        """
         within = max(1, a_node // wanted.data)
-        shapes = []
-        for tensor in (wanted.tensor,) if wanted.tensor else range(1, within + 1):
-            if tensor > within:
-                continue
-            for pipeline in (wanted.pipeline,) if wanted.pipeline else range(1, within // tensor + 1):
-                if tensor * pipeline <= within:
-                    shapes.append(_Shape(tensor, pipeline, 1))
-        if wanted.data == 1:
-            for number in range(2, nodes + 1):
-                for tensor in (wanted.tensor,) if wanted.tensor else range(1, a_node + 1):
-                    if tensor > a_node:
-                        continue
-                    if wanted.pipeline is None:
-                        shapes.append(_Shape(tensor, number, number))
-                    elif wanted.pipeline % number == 0 and tensor * (wanted.pipeline // number) <= a_node:
-                        shapes.append(_Shape(tensor, wanted.pipeline, number))
-        shapes.sort(key=lambda shape: (shape.nodes, shape.tensor * shape.pipeline, shape.pipeline))
-        for shape in shapes:
-            if wanted.gpus is not None and shape.tensor * shape.pipeline * wanted.data != wanted.gpus:
-                continue
-            if self._illegal(shape.tensor, shape.pipeline, wanted) is None:
-                yield shape
+        tensors = [wanted.tensor] if wanted.tensor else list(range(1, a_node + 1))
+        steps: list[list[_Shape]] = [
+            [_Shape(tensor, 1, 1) for tensor in tensors if tensor <= within and wanted.pipeline in (None, 1)]
+        ]
+        steps.append(
+            [
+                _Shape(tensor, pipeline, 1)
+                for tensor in tensors
+                for pipeline in ([wanted.pipeline] if wanted.pipeline else range(2, within // tensor + 1))
+                if pipeline > 1 and tensor * pipeline <= within
+            ]
+        )
+        for number in range(2, nodes + 1) if wanted.data == 1 else ():
+            pipeline = wanted.pipeline or number
+            if pipeline % number == 0:
+                steps.append(
+                    [_Shape(tensor, pipeline, number) for tensor in tensors if tensor * (pipeline // number) <= a_node]
+                )
+        most = 0
+        for step in steps:
+            legal = sorted(
+                (
+                    shape
+                    for shape in step
+                    if shape.gpus >= most
+                    and (wanted.gpus is None or shape.gpus * wanted.data == wanted.gpus)
+                    and self._illegal(shape.tensor, shape.pipeline, wanted) is None
+                ),
+                key=lambda shape: (shape.gpus, shape.pipeline),
+            )
+            yield from legal
+            most = max(most, *(shape.gpus for shape in legal), 0)
 
     def _best(self, pool: GpuPool, wanted: Wanted) -> tuple[SizingPlan | None, Shortfall | None, str]:
         """The best plan on a pool, or what comes nearest, or why there is no legal shape at all."""
@@ -266,12 +284,7 @@ class Planner:
         least = min(LEAST_CONTEXT, target)
         longest: SizingPlan | None = None
         nearest: Shortfall | None = None
-        one_node_done = False
         for shape in self._shapes(pool, wanted):
-            if shape.nodes > 1 and not one_node_done:
-                one_node_done = True
-                if longest is not None:
-                    break  # a shorter context on one node is preferred to several nodes, unless the context was asked for
             plan, miss = self._try(pool, wanted, shape, target, automatic, least)
             if plan is not None and plan.max_context:
                 return plan, None, ""
@@ -451,8 +464,8 @@ def _preference(plan: SizingPlan) -> tuple[object, ...]:
     pool = plan.pool
     return (
         not plan.max_context,
+        0 if plan.max_context else -plan.max_model_len,
         plan.nodes,
-        plan.gpus if plan.max_context else -plan.max_model_len,
         plan.gpus,
         pool.scales_from_zero,
         pool.shared,

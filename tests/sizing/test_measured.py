@@ -1,0 +1,84 @@
+"""What vLLM was measured to take, against the estimate."""
+
+import statistics
+from typing import Any
+
+import pytest
+
+from tests.sizing.published import configs
+from vllm_operator.hub.config import read_config
+from vllm_operator.sizing.kv_cache import build_layout
+from vllm_operator.sizing.memory import EngineOptions, gib
+from vllm_operator.sizing.planner import Sizing, Wanted, nominal_pool, plan_sizing
+
+# vLLM 0.11.0 on an H100 of 80 GB with 79.18 GiB visible; from llm-d-planner's docs/empirical-vllm-memory-results.md
+VISIBLE = 79.18
+OPTIONS = EngineOptions(version=(0, 11, 0), gpu_memory_utilization=0.9)
+ROWS: list[dict[str, Any]] = [
+    {
+        "model": "meta-llama/Llama-3.1-8B-Instruct",
+        "max_model_len": 16000,
+        "weights": 14.99,
+        "activation": 4.76,
+        "kv": 51.38,
+    },
+    {"model": "openai/gpt-oss-20b", "max_model_len": 16000, "weights": 13.47, "activation": 7.38, "kv": 50.28},
+    {"model": "Qwen/Qwen3-32B", "max_model_len": 16000, "weights": 61.03, "activation": 5.64, "kv": 4.45},
+]
+
+
+def plan(model: str, max_model_len: int, options: EngineOptions = OPTIONS) -> Sizing:
+    facts = read_config(configs()[model])
+    return plan_sizing(
+        facts,
+        Wanted(max_model_len=max_model_len, options=options),
+        [nominal_pool("H100", memory_gib=VISIBLE, gpus_per_node=1)],
+    )
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row["model"])
+def test_parts(row: dict[str, Any]) -> None:
+    sizing = plan(row["model"], row["max_model_len"])
+    assert sizing.plan is not None
+    memory = sizing.plan.memory
+    assert gib(memory.weights) == pytest.approx(row["weights"], rel=0.02)
+    assert gib(memory.activation) == pytest.approx(row["activation"], abs=0.2)
+    assert gib(memory.kv_cache) < row["kv"] + 0.1
+
+
+def test_kv_budget() -> None:
+    errors = []
+    for row in ROWS:
+        sizing = plan(row["model"], row["max_model_len"])
+        assert sizing.plan is not None
+        errors.append(gib(sizing.plan.memory.kv_cache) - row["kv"])
+    assert statistics.median(abs(error) for error in errors) <= 0.4
+    assert max(errors) <= 1
+
+
+@pytest.mark.parametrize("options", [OPTIONS, EngineOptions(gpu_memory_utilization=0.9)], ids=["0.11", "newest"])
+def test_the_row_that_failed_is_refused(options: EngineOptions) -> None:
+    sizing = plan("Qwen/Qwen3-32B", 32000, options)
+    assert not sizing.fits
+    assert "for 32,000 tokens" in sizing.message
+    assert "maxModelLen ≤ 1" in sizing.message
+
+
+@pytest.mark.parametrize(
+    ("model", "tensor", "expected"),
+    [
+        ("meta-llama/Llama-3.1-70B-Instruct", 1, 327_680),
+        ("deepseek-ai/DeepSeek-V3", 1, 70_272),
+        ("deepseek-ai/DeepSeek-V3", 8, 70_272),
+    ],
+)
+def test_arithmetic(model: str, tensor: int, expected: int) -> None:
+    assert build_layout(read_config(configs()[model]), tensor_parallel_size=tensor).bytes_per_token == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"), [("deepseek-ai/DeepSeek-V3", 0.65446), ("Qwen/Qwen2.5-0.5B-Instruct", 0.11444)]
+)
+def test_gib_at_ten_thousand_tokens(model: str, expected: float) -> None:
+    layout = build_layout(read_config(configs()[model]), tensor_parallel_size=1)
+    assert layout.bytes_per_token * 10_000 / 1024**3 == pytest.approx(expected, abs=1e-5)
