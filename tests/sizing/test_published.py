@@ -36,8 +36,9 @@ def table() -> str:
         planner = Planner(facts)
         row = [name.partition("/")[2], f"{facts.weights.total / 1024**3:.1f}", str(facts.default_max_model_len)]
         rows.append(row + [cell(planner.plan(Wanted(), [pool])) for pool in GPUS])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines += ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    # fixed widths, so that one changed plan is one changed line
+    widths = [40, 7, 9, *(14 for _ in GPUS)]
+    lines += ["".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join(lines) + "\n"
 
 

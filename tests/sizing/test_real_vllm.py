@@ -8,6 +8,7 @@ import json
 import random
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,16 @@ def allocated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, A
 
 
 def facts(name: str) -> ModelFacts:
-    return read_config(TINY[name])
+    """Facts as on vLLM's CPU platform, which keeps recurrent states in float32 (platforms/cpu.py)."""
+    model = read_config(TINY[name])
+    caches = tuple(
+        tuple(
+            cache if cache.state is None else replace(cache, state=replace(cache.state, state_dtype_bytes=4))
+            for cache in layer
+        )
+        for layer in model.caches
+    )
+    return replace(model, caches=caches)
 
 
 @pytest.mark.timeout(1800)

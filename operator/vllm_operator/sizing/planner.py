@@ -257,11 +257,20 @@ class Planner:
             ]
         )
         for number in range(2, nodes + 1) if wanted.data == 1 else ():
-            pipeline = wanted.pipeline or number
-            if pipeline % number == 0:
-                steps.append(
-                    [_Shape(tensor, pipeline, number) for tensor in tensors if tensor * (pipeline // number) <= a_node]
-                )
+            # one stage a node; then several, where tensor parallelism cannot use a whole node
+            on_node = [range(1, 2), range(2, a_node + 1)]
+            if wanted.pipeline is not None:
+                stages, rest = divmod(wanted.pipeline, number)
+                on_node = [range(stages, stages + 1)] if not rest else []
+            steps += [
+                [
+                    _Shape(tensor, stages * number, number)
+                    for tensor in tensors
+                    for stages in choices
+                    if tensor * stages <= a_node
+                ]
+                for choices in on_node
+            ]
         most = 0
         for step in steps:
             legal = sorted(
