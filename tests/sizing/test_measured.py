@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.sizing.published import configs
+from tests.sizing.published import DATA, configs
 from vllm_operator.hub.config import read_config
 from vllm_operator.sizing.kv_cache import build_layout
 from vllm_operator.sizing.memory import EngineOptions, gib
@@ -22,8 +22,22 @@ ROWS: list[dict[str, Any]] = [
         "activation": 4.76,
         "kv": 51.38,
     },
-    {"model": "openai/gpt-oss-20b", "max_model_len": 16000, "weights": 13.47, "activation": 7.38, "kv": 50.28},
-    {"model": "Qwen/Qwen3-32B", "max_model_len": 16000, "weights": 61.03, "activation": 5.64, "kv": 4.45},
+    {
+        "model": "openai/gpt-oss-20b",
+        "max_model_len": 16000,
+        "weights": 13.47,
+        "activation": 7.38,
+        "non_torch": 0.13,
+        "kv": 50.28,
+    },
+    {
+        "model": "Qwen/Qwen3-32B",
+        "max_model_len": 16000,
+        "weights": 61.03,
+        "activation": 5.64,
+        "non_torch": 0.14,
+        "kv": 4.45,
+    },
 ]
 
 
@@ -82,3 +96,42 @@ def test_arithmetic(model: str, tensor: int, expected: int) -> None:
 def test_gib_at_ten_thousand_tokens(model: str, expected: float) -> None:
     layout = build_layout(read_config(configs()[model]), tensor_parallel_size=1)
     assert layout.bytes_per_token * 10_000 / 1024**3 == pytest.approx(expected, abs=1e-5)
+
+
+def test_sparse_attention_has_its_own_fp8_layout() -> None:
+    config = {
+        **configs()["deepseek-ai/DeepSeek-V3"],
+        "model_type": "deepseek_v32",
+        "architectures": ["DeepseekV32ForCausalLM"],
+    }
+    facts = read_config({**config, "index_topk": 2048, "index_head_dim": 128})
+    assert build_layout(facts, tensor_parallel_size=8).bytes_per_token == 61 * (1152 + 132)
+    assert build_layout(facts, tensor_parallel_size=8, element_bytes=1).bytes_per_token == 61 * (656 + 132)
+
+
+def documented() -> list[str]:
+    """The rows of docs/sizing.md."""
+    lines = []
+    for row in ROWS:
+        sizing = plan(row["model"], row["max_model_len"])
+        assert sizing.plan is not None
+        memory = sizing.plan.memory
+        parts = [
+            f"{gib(ours):.2f} / {theirs:.2f}"
+            for ours, theirs in (
+                (memory.weights, row["weights"]),
+                (memory.activation, row["activation"]),
+                (memory.non_torch, row["non_torch"]),
+                (memory.kv_cache, row["kv"]),
+            )
+        ]
+        lines.append(
+            f"| {row['model']} | {row['max_model_len']:,} | {' | '.join(parts)} | {gib(memory.kv_cache) - row['kv']:+.2f} |"
+        )
+    return lines
+
+
+def test_the_table_in_the_documentation() -> None:
+    text = (DATA.parent.parent / "docs" / "sizing.md").read_text()
+    for line in documented():
+        assert line in text

@@ -37,7 +37,7 @@ def table() -> str:
         row = [name.partition("/")[2], f"{facts.weights.total / 1024**3:.1f}", str(facts.default_max_model_len)]
         rows.append(row + [cell(planner.plan(Wanted(), [pool])) for pool in GPUS])
     # fixed widths, so that one changed plan is one changed line
-    widths = [40, 7, 9, *(14 for _ in GPUS)]
+    widths = [40, 7, 9, *(16 for _ in GPUS)]
     lines += ["".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join(lines) + "\n"
 

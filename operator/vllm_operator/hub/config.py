@@ -435,7 +435,8 @@ def _caches(
     if text_type in ("deepseek_v32", "glm_moe_dsa") and mla is not None:
         # DeepseekV32IndexerCache: 128 bytes of fp8 keys and a float32 scale for each 128
         index = _number(text, "index_head_dim") or 128
-        return ((attention, LayerCache("indexer", 1, index + index // 128 * 4, 0)),) * layers
+        sparse = LayerCache("mla", 1, head_size, 0, sparse=True)
+        return ((sparse, LayerCache("indexer", 1, index + index // 128 * 4, 0)),) * layers
     if text_type == "whisper":
         cross = LayerCache("cross", kv_heads, head_size, head_size, _number(text, "max_source_positions") or 1500)
         return ((attention, cross),) * layers

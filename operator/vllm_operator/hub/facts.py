@@ -50,6 +50,8 @@ class LayerCache:
     window: int | None = None
     """sliding, chunked: tokens that stay; cross: tokens of the encoder."""
     state: StateShape | None = None
+    sparse: bool = False
+    """mla: read by DeepSeek's sparse attention, which has a layout of its own for fp8."""
 
 
 @dataclass(frozen=True, slots=True)

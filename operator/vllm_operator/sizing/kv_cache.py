@@ -162,7 +162,7 @@ def token_bytes(cache: LayerCache, tensor_parallel_size: int, element: int) -> i
     if cache.kind == "indexer":
         return cache.head_size
     if cache.kind == "mla":
-        return cache.head_size * element
+        return DS_MLA_BYTES if cache.sparse and element == 1 else cache.head_size * element
     heads = max(1, cache.kv_heads // tensor_parallel_size)
     return heads * (cache.head_size + cache.head_size_v) * element
 

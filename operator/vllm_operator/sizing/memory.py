@@ -35,8 +35,9 @@ COLLECTIVE_BYTES = int(0.5 * GIB)
 NETWORK_BYTES = int(0.3 * GIB)
 """NCCL's buffers towards other nodes. An assumption."""
 
-TOWER_BYTES = GIB
-"""Peak of a vision or audio tower's profile run with the largest input. An assumption."""
+TOWER_BYTES = 2 * GIB
+"""Peak of a vision or audio tower's profile run with the largest input. An assumption; it comes before the sampler's peak and
+is not added to it (GPUModelRunner.profile_run), so that it counts on small GPUs only."""
 
 MLA_WORKSPACE_TOKENS = 64 * 1024
 """MLACommonMetadataBuilder.determine_chunked_prefill_workspace_size: most tokens that are decompressed at once."""
@@ -312,7 +313,10 @@ class ModelMemory:
         if facts.encoder_only or facts.task in ("embed", "score", "classify", "reward"):
             # poolers work in float32 on the whole batch
             layer += tokens * facts.hidden_size * 4
-        return hidden + max(sampler, layer) + (TOWER_BYTES if facts.towers else 0)
+        if not facts.towers:
+            return hidden + max(sampler, layer)
+        # the encoder's outputs for a whole batch stay while the language model runs
+        return max(TOWER_BYTES, hidden + max(sampler, layer) + tokens * facts.hidden_size * element)
 
 
 def kv_element(kv_cache_dtype: str, own: int) -> int:
