@@ -171,7 +171,7 @@ def _count(quantity: object) -> int:
 def usable(label_bytes: int) -> int:
     """What CUDA reports as total, from what nvidia-smi and the discovery labels call the memory: the driver keeps some back.
 
-    Seen on T4 to B200: 0.4 to 1 GiB; 0.4 GiB and half a per cent is on the safe side of each, by less than 0.7 GiB.
+    By public reports of T4 to B200 0.4 to 1 GiB; 0.4 GiB and half a per cent is on the safe side of each, by less than 0.7 GiB.
     """
     return int(label_bytes * 0.995 - 0.4 * GIB)
 
