@@ -29,7 +29,6 @@ ROWS: list[dict[str, Any]] = [
         "weights": 13.47,
         "activation": 7.38,
         "non_torch": 0.13,
-        "non_torch": 0.13,
         "kv": 50.28,
     },
     {
@@ -37,7 +36,6 @@ ROWS: list[dict[str, Any]] = [
         "max_model_len": 16000,
         "weights": 61.03,
         "activation": 5.64,
-        "non_torch": 0.14,
         "non_torch": 0.14,
         "kv": 4.45,
     },

@@ -109,6 +109,18 @@ def read_config(
     the parts as the config's shapes have them. `files`: names in the repository, which tell sentence-transformers models
     apart. Raises InvalidModelError when the config names no architecture or lacks a size without which nothing can be said.
     """
+    try:
+        facts, text = _read(config, files=files, pipeline_tag=pipeline_tag, tokenizer_max_length=tokenizer_max_length)
+        return replace(facts, weights=weights or estimate_weights(facts, config, text, total=weights_bytes))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # a config is written by anybody, and its values may be of any type
+        raise InvalidModelError(f"config.json has a value that makes no sense: {str(error)[:200]}") from error
+
+
+def _read(
+    config: Mapping[str, Any], *, files: Collection[str], pipeline_tag: str | None, tokenizer_max_length: int | None
+) -> tuple[ModelFacts, Mapping[str, Any]]:
+    """Facts without weights, and the text part of the config."""
     text = text_config(config)
     model_type = str(config.get("model_type") or text.get("model_type") or "")
     text_type = str(text.get("model_type") or model_type)
@@ -193,7 +205,38 @@ def read_config(
         linear_value_heads=_number(text, "linear_num_value_heads") or 0,
         warnings=tuple(notes),
     )
-    return replace(facts, weights=weights or estimate_weights(facts, config, text, total=weights_bytes))
+    for name, value, most in (
+        ("num_hidden_layers", facts.num_layers, 1000),
+        ("hidden_size", facts.hidden_size, 1_000_000),
+        ("intermediate_size", facts.intermediate_size, 10_000_000),
+        ("num_attention_heads", facts.attention_heads, 10_000),
+        ("num_key_value_heads", facts.kv_heads, 10_000),
+        ("head_dim", facts.head_size, 100_000),
+        ("vocab_size", facts.vocab_size, 100_000_000),
+        ("num_experts", facts.experts, 100_000),
+        ("moe_intermediate_size", facts.expert_intermediate_size, 10_000_000),
+        ("max_position_embeddings", facts.max_model_len, 1_000_000_000),
+    ):
+        if not 0 <= value <= most:
+            raise InvalidModelError(f"config.json has {name} {value}, which no model has")
+    if facts.num_layers < 1 or facts.hidden_size < 1 or facts.max_model_len < 1:
+        raise InvalidModelError("config.json has no layers, no hidden size or no context")
+    for cache in {cache for layer in facts.caches for cache in layer}:
+        state = cache.state
+        if state is not None:
+            shape = (
+                state.heads,
+                state.head_size,
+                state.state_size,
+                state.groups,
+                state.intermediate_size,
+                state.conv_kernel,
+            )
+            if min(shape) < 0 or state.groups < 1 or max(state.heads * state.head_size, state.intermediate_size) < 1:
+                raise InvalidModelError(f"config.json has a {state.kind} layer without a size")
+        elif cache.kv_heads < 1 or cache.head_size < 1 or cache.head_size_v < 0 or (cache.window or 1) < 1:
+            raise InvalidModelError("config.json has attention layers without heads, head size or window")
+    return facts, text
 
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
