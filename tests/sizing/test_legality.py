@@ -24,7 +24,7 @@ from vllm_operator.sizing.legality import legal_tensor_sizes, verification_accep
         ("openai/gpt-oss-20b", (1, 2, 4, 8)),
         ("ibm-granite/granite-3.1-8b-instruct", (1, 2, 4, 8)),  # a vocabulary of 49155 is padded
         ("google/gemma-3-1b-it", (1, 2, 4)),
-        ("microsoft/phi-4", (1, 2, 5)),
+        ("microsoft/phi-4", (1, 2)),  # 5 divides all heads, but not the padded vocabulary
     ],
 )
 def test_published(model: str, sizes: tuple[int, ...]) -> None:

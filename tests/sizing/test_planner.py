@@ -50,6 +50,16 @@ def test_smallest_pool_that_fits_and_what_else_would() -> None:
     assert "would do too: 1 × H100" in sizing.message
 
 
+def test_fewer_gpus_with_a_shorter_context_are_named() -> None:
+    sizing = ask("Qwen/Qwen3-32B", H100)
+    assert sizing.plan is not None
+    assert sizing.plan.gpus == 2
+    (cheaper,) = sizing.alternatives
+    assert (cheaper.gpus, cheaper.pool.name) == (1, "H100")
+    assert 2048 <= cheaper.max_model_len < 40960
+    assert not ask("Qwen/Qwen3-32B", H100, max_model_len=40960).alternatives
+
+
 def test_order_of_pools_does_not_matter() -> None:
     assert ask("Qwen/Qwen3-32B", *GPUS) == ask("Qwen/Qwen3-32B", *reversed(GPUS))
 

@@ -19,7 +19,8 @@ from tests.sizing.tiny_models import POOLING, TINY
 from vllm_operator.hub.config import read_config
 from vllm_operator.hub.facts import ModelFacts
 from vllm_operator.sizing.kv_cache import build_layout, state_bytes
-from vllm_operator.sizing.legality import verification_accepts
+from vllm_operator.sizing.legality import verification_accepts, why_illegal
+from vllm_operator.sizing.memory import EngineOptions, ModelMemory
 
 pytestmark = pytest.mark.e2e
 
@@ -150,3 +151,68 @@ def test_sizes_that_verification_accepts(tmp_path: Path) -> None:
             cache = next(cache for layer in read_config(config).caches for cache in layer if cache.kind != "state")
             assert max(1, cache.kv_heads // int(size)) == heads
         assert read_config(config).default_max_model_len == answers[path]["max_model_len"]
+
+
+BUILDS = (
+    "llama",
+    "qwen2",
+    "qwen3",
+    "qwen3_moe",
+    "mixtral",
+    "gemma3",
+    "gpt_oss",
+    "deepseek_v3",
+    "qwen3_next",
+    "falcon_h1",
+    "lfm2",
+)
+
+
+@pytest.mark.timeout(1800)
+def test_sizes_and_weights_of_what_vllm_builds(tmp_path: Path) -> None:
+    """One rank of random models, made by vLLM's own layers without memory: the sizes they take, and the bytes they have."""
+    random_numbers = random.Random(5)
+    sizes = [1, 2, 3, 4, 5, 6, 7, 8, 12, 16]
+    configs: dict[str, dict[str, Any]] = {}
+    for number in range(66):
+        name = BUILDS[number % len(BUILDS)]
+        kv = random_numbers.choice([1, 2, 3, 4, 6, 8])
+        heads = kv * random_numbers.choice([1, 2, 3, 4, 5, 6])
+        config = {
+            **TINY[name],
+            "num_attention_heads": heads,
+            "num_key_value_heads": heads if name == "deepseek_v3" else kv,
+            "head_dim": 64,
+            "hidden_size": 64 * heads,
+            "intermediate_size": random_numbers.choice([256, 384, 960, 1536, 2520]),
+            "vocab_size": random_numbers.choice([512, 768, 1000, 6720]),
+        }
+        if name == "gpt_oss":
+            config["intermediate_size"] = 1536  # the CPU's kernel for experts takes few widths
+        if name == "qwen3_next":
+            # with fewer key heads than ranks vLLM makes the layers, and fails when they run
+            config |= {"linear_num_key_heads": 16, "linear_num_value_heads": 32}
+        if "moe_intermediate_size" in config:
+            config["moe_intermediate_size"] = random_numbers.choice([64, 96, 120, 256])
+        if name == "lfm2":
+            config |= {"block_dim": 64 * heads, "conv_dim": 64 * heads, "block_ff_dim": config["intermediate_size"]}
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(config))
+        configs[str(folder)] = config
+    answers = ask({"build": dict.fromkeys(configs, sizes)})["build"]
+    wrong = []
+    for path, config in configs.items():
+        model = read_config(config)
+        memory = ModelMemory(model)
+        for size in sizes:
+            real, why = answers[path][str(size)], why_illegal(model, size)
+            if isinstance(real, int) != (why is None):
+                wrong.append(f"{config['architectures'][0]} at tensor {size}: vLLM {real}; ours {why}; {config}")
+            elif isinstance(real, int):
+                ours = memory.weights(size, 1, EngineOptions(), 2) - memory._rope(2)
+                if ours != pytest.approx(real, rel=0.02):
+                    wrong.append(
+                        f"{config['architectures'][0]} at tensor {size}: weights {real}; ours {ours}; {config}"
+                    )
+    assert not wrong, "\n".join([f"{len(wrong)} differences", *wrong[:40]])

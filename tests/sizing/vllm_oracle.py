@@ -1,8 +1,8 @@
 """Run by vLLM's own Python, which has none of this project: what the real vLLM allocates, and what it accepts.
 
-Standard input: {"allocate": [{"folder", "runner", "options"}], "verify": {"folder": [tensor-parallel sizes]}}. Standard output,
-last line: the same keys with the answers. vLLM is imported once; each model is loaded in a child of its own, because an
-engine cannot be made twice in one process.
+Standard input: {"allocate": [{"folder", "runner", "options"}], "verify": {"folder": [tensor-parallel sizes]}, "build": {"folder":
+[tensor-parallel sizes]}}. Standard output, last line: the same keys with the answers. vLLM is imported once; each model is
+loaded in a child of its own, because an engine cannot be made twice in one process.
 """
 
 # mypy: disable-error-code="import-not-found"
@@ -11,6 +11,7 @@ engine cannot be made twice in one process.
 import json
 import os
 import sys
+import tempfile
 import traceback
 from typing import Any
 
@@ -21,8 +22,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from vllm import LLM
-from vllm.config import ModelConfig, ParallelConfig
+from vllm.config import ModelConfig, ParallelConfig, set_current_vllm_config
+from vllm.distributed import ensure_model_parallel_initialized, init_distributed_environment, parallel_state
+from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.model_loader import base_loader
+from vllm.model_executor.model_loader.utils import initialize_model
 
 
 def allocate(job: dict[str, Any]) -> dict[str, Any]:
@@ -116,11 +120,46 @@ def verify(folder: str, sizes: list[int]) -> dict[str, Any]:
     }
 
 
+def build(folders: dict[str, list[int]]) -> dict[str, Any]:
+    """Make one rank's layers without memory (device meta): bytes of its parameters, or why vLLM's layers refuse the size."""
+    init_distributed_environment(1, 0, f"file://{tempfile.mktemp()}", 0, backend="gloo")
+    result: dict[str, Any] = {}
+    for folder, sizes in folders.items():
+        result[folder] = {}
+        for size in sizes:
+            try:
+                result[folder][size] = _rank(folder, size)
+            except Exception as error:
+                result[folder][size] = f"{type(error).__name__}: {error}"[-300:]
+    return result
+
+
+def _rank(folder: str, size: int) -> int:
+    config = EngineArgs(
+        model=folder, load_format="dummy", enforce_eager=True, skip_tokenizer_init=True, max_model_len=512
+    ).create_engine_config()
+    with set_current_vllm_config(config):
+        ensure_model_parallel_initialized(1, 1)
+        group = parallel_state.get_tp_group()
+        try:
+            # nothing is computed, so nobody notices that the other ranks are not there
+            group.world_size = size
+            config.parallel_config.tensor_parallel_size = size
+            torch.set_default_dtype(config.model_config.dtype)
+            with torch.device("meta"):
+                model = initialize_model(vllm_config=config)
+        finally:
+            torch.set_default_dtype(torch.float32)
+            parallel_state.destroy_model_parallel()
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+
+
 def main() -> None:
     torch.set_num_threads(1)
     asked = json.load(sys.stdin)
     answer = {
         "allocate": [in_child(job) for job in asked.get("allocate", [])],
+        "build": build(asked["build"]) if "build" in asked else {},
         "verify": {folder: verify(folder, sizes) for folder, sizes in asked.get("verify", {}).items()},
     }
     sys.stdout.write("\n" + json.dumps(answer) + "\n")

@@ -97,6 +97,13 @@ def _layer(
     for cache in caches:
         if cache.kind == "state" and cache.state is not None:
             sharded += int(_state(facts, cache, dense))
+            if cache.state.kind == "mamba2":
+                # a single group of B and C is copied to every rank (mamba_mixer2.py)
+                shared = int(2 * hidden * cache.state.groups * cache.state.state_size * dense)
+                if cache.state.groups == 1:
+                    replicated += shared
+                else:
+                    sharded += shared
         elif cache.kind == "mla" and facts.mla is not None:
             mla = facts.mla
             query = mla.qk_nope_head_dim + mla.qk_rope_head_dim
@@ -120,7 +127,7 @@ def _state(facts: ModelFacts, cache: LayerCache, dense: float) -> float:
     match state.kind:
         case "mamba2":
             inner = state.intermediate_size
-            return (hidden * (2 * inner + 2 * state.groups * state.state_size + state.heads) + inner * hidden) * dense
+            return (hidden * (2 * inner + state.heads) + inner * hidden) * dense
         case "mamba1":
             return (3 * hidden + 3 * state.state_size + hidden // 8) * state.intermediate_size * dense
         case "gated_delta_net":

@@ -2,7 +2,7 @@
 
 Two questions, told apart. `verification_accepts` is what vLLM's own configuration check says (ModelConfig.
 verify_with_parallel_config); `why_illegal` is what its layers say too when they are made, minutes later: a plan obeys both.
-Vocabularies are padded by vLLM and never a reason.
+Vocabularies are padded to a multiple of 64, so they stand in the way of odd sizes only, never of a power of two.
 """
 
 from vllm_operator.hub.facts import LayerCache, ModelFacts
@@ -25,6 +25,9 @@ _NO_PIPELINE = frozenset(
     XLMRobertaForTokenClassification XLMRobertaModel Zamba2ForCausalLM
     """.split()  # noqa: SIM905
 )
+
+VOCABULARY_PADDING = 64
+"""vocab_parallel_embedding.py: DEFAULT_VOCAB_PADDING_SIZE."""
 
 _GROUPED = frozenset({"awq", "awq_marlin", "gptq", "gptq_marlin", "compressed-tensors", "auto-round", "inc"})
 """Methods whose kernels refuse a group of weights that lies on two ranks (auto_awq.py, marlin_utils.py)."""
@@ -125,7 +128,13 @@ def _states(facts: ModelFacts, tp: int) -> str | None:
 
 
 def _widths(facts: ModelFacts, tp: int, expert_parallel: bool) -> str | None:
-    """ColumnParallelLinear and RowParallelLinear divide without a rest (distributed/utils.py: divide)."""
+    """ColumnParallelLinear, RowParallelLinear and VocabParallelEmbedding divide without a rest (distributed/utils.py: divide)."""
+    padded_vocabulary = -(-facts.vocab_size // VOCABULARY_PADDING) * VOCABULARY_PADDING
+    if padded_vocabulary % tp:
+        return f"a vocabulary of {facts.vocab_size}, padded to {padded_vocabulary}, cannot be divided by tensor {tp}"
+    # said by the sparse blocks of Qwen, DeepSeek, GLM and others; Mixtral's does not
+    if facts.experts and tp > facts.experts and not expert_parallel and facts.model_type != "mixtral":
+        return f"tensor {tp} is more than the {facts.experts} experts"
     if facts.intermediate_size % tp and _has_dense(facts):
         return f"an intermediate size of {facts.intermediate_size} cannot be divided by tensor {tp}"
     padded = facts.quantization is not None and facts.quantization.method == "mxfp4"

@@ -88,7 +88,7 @@ class Sizing:
     plan: SizingPlan | None
     reasons: tuple[str, ...]
     alternatives: tuple[SizingPlan, ...]
-    """The best of each other pool that would do, best first."""
+    """The best of each other pool that would do, best first; then fewer GPUs with a shorter context, where that goes."""
     closest: "Shortfall | None" = None
     """When nothing fits: what came nearest."""
 
@@ -148,22 +148,24 @@ class Planner:
             return Sizing(None, (contradiction, *_excluded(excluded)), ())
         refused: list[str] = []
         best: list[SizingPlan] = []
+        shorter: list[SizingPlan] = []
         short: list[Shortfall] = []
         for pool in pools:
             why = self._why_not(pool, wanted)
             if why is not None:
                 refused.append(f"{pool.name}: {why}")
                 continue
-            found, missed, why = self._best(pool, wanted)
+            found, cheaper, missed, why = self._best(pool, wanted)
             if found is not None:
                 best.append(found)
+                shorter += [cheaper] if cheaper is not None else []
             elif missed is not None:
                 short.append(missed)
             else:
                 refused.append(f"{pool.name}: {why}")
         best.sort(key=_preference)
         if best:
-            chosen, others = best[0], tuple(best[1:])
+            chosen, others = best[0], (*best[1:], *sorted(shorter, key=_preference))
             return Sizing(chosen, (*self._reasons(chosen, wanted, others), *notes, *_excluded(excluded)), others)
         if not pools:
             return Sizing(None, ("there is no pool of GPUs", *_excluded(excluded)), ())
@@ -286,8 +288,10 @@ class Planner:
             yield from legal
             most = max(most, *(shape.gpus for shape in legal), 0)
 
-    def _best(self, pool: GpuPool, wanted: Wanted) -> tuple[SizingPlan | None, Shortfall | None, str]:
-        """The best plan on a pool, or what comes nearest, or why there is no legal shape at all."""
+    def _best(
+        self, pool: GpuPool, wanted: Wanted
+    ) -> tuple[SizingPlan | None, SizingPlan | None, Shortfall | None, str]:
+        """The best plan on a pool, and the longest context on fewer GPUs; or what comes nearest; or why no shape is legal."""
         target = wanted.max_model_len or self.facts.default_max_model_len
         automatic = wanted.max_model_len is None
         least = min(LEAST_CONTEXT, target)
@@ -296,7 +300,7 @@ class Planner:
         for shape in self._shapes(pool, wanted):
             plan, miss = self._try(pool, wanted, shape, target, automatic, least)
             if plan is not None and plan.max_context:
-                return plan, None, ""
+                return plan, longest if longest is not None and longest.gpus < plan.gpus else None, None, ""
             if plan is not None and (longest is None or plan.max_model_len > longest.max_model_len):
                 longest = plan
             if miss is not None and (
@@ -304,8 +308,8 @@ class Planner:
             ):
                 nearest = miss
         if longest is not None:
-            return longest, None, ""
-        return None, nearest, f"no shape that is wanted fits on nodes of {pool.gpus_per_node} GPUs"
+            return longest, None, None, ""
+        return None, None, nearest, f"no shape that is wanted fits on nodes of {pool.gpus_per_node} GPUs"
 
     def _try(
         self, pool: GpuPool, wanted: Wanted, shape: _Shape, target: int, automatic: bool, least: int

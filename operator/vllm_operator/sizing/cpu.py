@@ -1,0 +1,103 @@
+"""Models on CPUs: how much memory is left for the KV cache, and which nodes can run them. Pure.
+
+vLLM's CPU backend takes VLLM_CPU_KVCACHE_SPACE (whole GiB) for the KV cache of each rank, beside everything else
+(v1/worker/cpu_worker.py, envs.py).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from vllm_operator.hub.facts import ModelFacts
+from vllm_operator.sizing.kv_cache import build_layout
+from vllm_operator.sizing.memory import GIB, EngineOptions, ModelMemory, gib, in_flight_tokens, kv_element
+
+PROCESSES = int(1.5 * GIB)
+"""The API server and the engine with their libraries; measured 0.65 GB each with a tiny model, and some room."""
+
+BLOCK_SIZE = 128
+"""Tokens; what the CPU attention backend takes by default (platforms/cpu.py)."""
+
+SEQUENCES, TOKENS = 128, 2048
+"""max_num_seqs and max_num_batched_tokens of one rank (EngineArgs.get_batch_defaults)."""
+
+_LABEL = "feature.node.kubernetes.io/cpu-cpuid."
+
+
+@dataclass(frozen=True)
+class CpuPlan:
+    """How one replica runs on CPUs."""
+
+    kv_cache_space_gib: int
+    """VLLM_CPU_KVCACHE_SPACE; 0 when nothing fits."""
+    max_model_len: int
+    """0 when nothing fits."""
+    memory_needed: int
+    """Bytes that the container needs for this."""
+    reasons: tuple[str, ...]
+
+    @property
+    def fits(self) -> bool:
+        """Whether the model runs."""
+        return self.max_model_len > 0
+
+
+def instruction_set(labels: Mapping[str, str]) -> str | None:
+    """AVX512 or AVX2, by node feature discovery's labels; None when they say neither (or are not there)."""
+    for feature, name in (("AVX512F", "AVX512"), ("AVX2", "AVX2")):
+        if labels.get(_LABEL + feature) == "true":
+            return name
+    return None
+
+
+def plan_cpu(
+    facts: ModelFacts, *, memory: int, options: EngineOptions | None = None, max_model_len: int | None = None
+) -> CpuPlan:
+    """The KV cache and context for a container that may use so many bytes."""
+    asked = options or EngineOptions()
+    asked = replace(
+        asked,
+        max_num_seqs=asked.max_num_seqs or SEQUENCES,
+        max_num_batched_tokens=asked.max_num_batched_tokens or TOKENS,
+    )
+    model = ModelMemory(facts)
+    own = facts.dtype_bytes if asked.dtype == "auto" else 4 if asked.dtype in ("float", "float32") else 2
+    target = max_model_len or facts.default_max_model_len
+    weights = model.weights(1, 1, asked, own)
+    sequences, tokens = asked.max_num_seqs or SEQUENCES, asked.max_num_batched_tokens or TOKENS
+    activation = model.activation(1, sequences=sequences, tokens=tokens, max_model_len=target, element=own)
+    layout = build_layout(
+        facts,
+        tensor_parallel_size=1,
+        element_bytes=kv_element(asked.kv_cache_dtype, own),
+        model_bytes=own,
+        block_size=asked.block_size or BLOCK_SIZE,
+    )
+    in_flight = in_flight_tokens(tokens, 1)
+    other = weights + activation + PROCESSES
+    space = (memory - other) // GIB
+    parts = f"weights {gib(weights)} + activation {gib(activation)} + processes {gib(PROCESSES)} GiB of {gib(memory)}"
+    if space < 1 and layout.groups:
+        return CpuPlan(0, 0, other + GIB, (f"does not fit: {parts} leave less than 1 GiB for the KV cache",))
+    longest = layout.longest(space * GIB, target, in_flight=in_flight)
+    if max_model_len is not None and longest < max_model_len:
+        needed = layout.needed(target, in_flight=in_flight)
+        left = f"leave {space} GiB for the KV cache, {max_model_len:,} tokens need {gib(needed)}"
+        reason = f"does not fit: {parts} {left}; maxModelLen ≤ {longest:,} fits"
+        return CpuPlan(0, 0, other + needed, (reason,))
+    if longest < 1:
+        return CpuPlan(
+            0, 0, other + GIB, (f"does not fit: {parts} leave {space} GiB for the KV cache, not enough for one block",)
+        )
+    said = (
+        "the model's maximum"
+        if longest == facts.default_max_model_len
+        else "the largest that fits"
+        if max_model_len is None
+        else "as asked for"
+    )
+    return CpuPlan(
+        space,
+        longest,
+        other + space * GIB,
+        (parts, f"{space} GiB for the KV cache", f"context {longest:,} tokens, {said}"),
+    )
