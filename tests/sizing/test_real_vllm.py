@@ -68,8 +68,11 @@ def allocated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, A
 
 
 def facts(name: str) -> ModelFacts:
+    return on_cpu(read_config(TINY[name]))
+
+
+def on_cpu(model: ModelFacts) -> ModelFacts:
     """Facts as on vLLM's CPU platform, which keeps recurrent states in float32 (platforms/cpu.py)."""
-    model = read_config(TINY[name])
     caches = tuple(
         tuple(
             cache if cache.state is None else replace(cache, state=replace(cache.state, state_dtype_bytes=4))
@@ -170,7 +173,7 @@ BUILDS = (
 
 @pytest.mark.timeout(1800)
 def test_sizes_and_weights_of_what_vllm_builds(tmp_path: Path) -> None:
-    """One rank of random models, made by vLLM's own layers without memory: the sizes they take, and the bytes they have."""
+    """One rank of random models, made by vLLM's own layers without memory: sizes they take, weights, and the cache to the byte."""
     random_numbers = random.Random(5)
     sizes = [1, 2, 3, 4, 5, 6, 7, 8, 12, 16]
     configs: dict[str, dict[str, Any]] = {}
@@ -203,16 +206,21 @@ def test_sizes_and_weights_of_what_vllm_builds(tmp_path: Path) -> None:
     answers = ask({"build": dict.fromkeys(configs, sizes)})["build"]
     wrong = []
     for path, config in configs.items():
-        model = read_config(config)
+        model = on_cpu(read_config(config))
         memory = ModelMemory(model)
         for size in sizes:
             real, why = answers[path][str(size)], why_illegal(model, size)
-            if isinstance(real, int) != (why is None):
+            if isinstance(real, dict) != (why is None):
                 wrong.append(f"{config['architectures'][0]} at tensor {size}: vLLM {real}; ours {why}; {config}")
-            elif isinstance(real, int):
-                ours = memory.weights(size, 1, EngineOptions(), 2) - memory._rope(2)
-                if ours != pytest.approx(real, rel=0.02):
+            elif isinstance(real, dict):
+                weights = memory.weights(size, 1, EngineOptions(), 2) - memory._rope(2)
+                if weights != pytest.approx(real["weights"], rel=0.02):
                     wrong.append(
-                        f"{config['architectures'][0]} at tensor {size}: weights {real}; ours {ours}; {config}"
+                        f"{config['architectures'][0]} at tensor {size}: weights {real}; ours {weights}; {config}"
+                    )
+                layout = build_layout(model, tensor_parallel_size=size)
+                if (layout.bytes_per_token, layout.state_bytes) != (real["token"], real["states"]):
+                    wrong.append(
+                        f"{config['architectures'][0]} at tensor {size}: cache {real}; ours {layout}; {config}"
                     )
     assert not wrong, "\n".join([f"{len(wrong)} differences", *wrong[:40]])

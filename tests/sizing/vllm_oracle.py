@@ -121,7 +121,8 @@ def verify(folder: str, sizes: list[int]) -> dict[str, Any]:
 
 
 def build(folders: dict[str, list[int]]) -> dict[str, Any]:
-    """Make one rank's layers without memory (device meta): bytes of its parameters, or why vLLM's layers refuse the size."""
+    """Make one rank's layers without memory (device meta): bytes of its parameters and of its KV cache's token and states, or
+    why vLLM's layers refuse the size."""
     init_distributed_environment(1, 0, f"file://{tempfile.mktemp()}", 0, backend="gloo")
     result: dict[str, Any] = {}
     for folder, sizes in folders.items():
@@ -134,7 +135,7 @@ def build(folders: dict[str, list[int]]) -> dict[str, Any]:
     return result
 
 
-def _rank(folder: str, size: int) -> int:
+def _rank(folder: str, size: int) -> dict[str, int]:
     config = EngineArgs(
         model=folder, load_format="dummy", enforce_eager=True, skip_tokenizer_init=True, max_model_len=512
     ).create_engine_config()
@@ -148,10 +149,18 @@ def _rank(folder: str, size: int) -> int:
             torch.set_default_dtype(config.model_config.dtype)
             with torch.device("meta"):
                 model = initialize_model(vllm_config=config)
+            tokens = states = 0
+            for layer in config.compilation_config.static_forward_context.values():
+                spec = layer.get_kv_cache_spec(config) if hasattr(layer, "get_kv_cache_spec") else None
+                if spec is not None and hasattr(spec, "shapes"):
+                    states += spec.state_content_size_bytes
+                elif spec is not None:
+                    tokens += spec.page_size_bytes // spec.block_size
         finally:
             torch.set_default_dtype(torch.float32)
             parallel_state.destroy_model_parallel()
-    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    return {"weights": weights, "token": tokens, "states": states}
 
 
 def main() -> None:
