@@ -18,7 +18,7 @@ from vllm_operator.sizing.legality import legal_tensor_sizes, verification_accep
         ("Qwen/Qwen3-14B", (1, 2, 4, 8)),
         ("meta-llama/Llama-3.1-8B-Instruct", (1, 2, 4, 8)),
         ("tiiuae/falcon-7b-instruct", (1,)),
-        ("Qwen/Qwen3-235B-A22B-FP8", (1, 2, 4)),
+        ("Qwen/Qwen3-235B-A22B-FP8", (1, 2, 4, 8)),
         ("Qwen/Qwen3-235B-A22B", (1, 2, 4, 8)),
         ("deepseek-ai/DeepSeek-V3", (1, 2, 4, 8)),
         ("openai/gpt-oss-20b", (1, 2, 4, 8)),
@@ -31,8 +31,11 @@ def test_published(model: str, sizes: tuple[int, ...]) -> None:
     assert legal_tensor_sizes(published(model), 8) == sizes
 
 
-def test_expert_parallelism_divides_experts_not_their_width() -> None:
-    assert legal_tensor_sizes(published("Qwen/Qwen3-235B-A22B-FP8"), 8, expert_parallel=True) == (1, 2, 4, 8)
+def test_fp8_experts_over_block_borders() -> None:
+    # 1536 / 8 = 192 is no multiple of 128: refused until vLLM learned to refine the scales, unless experts are dealt out whole
+    facts = published("Qwen/Qwen3-235B-A22B-FP8")
+    assert legal_tensor_sizes(facts, 8, version=(0, 11, 0)) == (1, 2, 4)
+    assert legal_tensor_sizes(facts, 8, version=(0, 11, 0), expert_parallel=True) == (1, 2, 4, 8)
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,17 @@ BUILDS = (
 )
 
 
+FP8_BLOCKS = {"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic"}
+_FOUR_BITS = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 128}
+GROUPS_OF_128 = {
+    "quant_method": "compressed-tensors",
+    "format": "pack-quantized",
+    "config_groups": {"group_0": {"targets": ["Linear"], "weights": _FOUR_BITS}},
+    "ignore": ["lm_head"],
+}
+QUANTIZABLE = {"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 64, "hidden_size": 1024}
+
+
 @pytest.mark.timeout(1800)
 def test_sizes_and_weights_of_what_vllm_builds(tmp_path: Path) -> None:
     """One rank of random models, made by vLLM's own layers without memory: sizes they take, weights, and the cache to the byte."""
@@ -199,10 +210,22 @@ def test_sizes_and_weights_of_what_vllm_builds(tmp_path: Path) -> None:
             config["moe_intermediate_size"] = random_numbers.choice([64, 96, 120, 256])
         if name == "lfm2":
             config |= {"block_dim": 64 * heads, "conv_dim": 64 * heads, "block_ff_dim": config["intermediate_size"]}
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        (folder / "config.json").write_text(json.dumps(config))
-        configs[str(folder)] = config
+        configs[str(tmp_path / str(number))] = config
+    for name, quantization, width in (
+        ("llama", FP8_BLOCKS, 1024),
+        ("llama", FP8_BLOCKS, 1536),
+        ("qwen3_moe", FP8_BLOCKS, 1024),
+        ("qwen3_moe", FP8_BLOCKS, 1536),
+        ("llama", GROUPS_OF_128, 1024),
+        ("llama", GROUPS_OF_128, 1536),
+    ):
+        config = {**TINY[name], **QUANTIZABLE, "intermediate_size": width, "quantization_config": quantization}
+        if name == "qwen3_moe":
+            config["moe_intermediate_size"] = width // 2
+        configs[str(tmp_path / str(len(configs)))] = config
+    for path, config in configs.items():
+        Path(path).mkdir()
+        (Path(path) / "config.json").write_text(json.dumps(config))
     answers = ask({"build": dict.fromkeys(configs, sizes)})["build"]
     wrong = []
     for path, config in configs.items():

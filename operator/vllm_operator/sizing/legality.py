@@ -5,6 +5,8 @@ verify_with_parallel_config); `why_illegal` is what its layers say too when they
 Vocabularies are padded to a multiple of 64, so they stand in the way of odd sizes only, never of a power of two.
 """
 
+from math import gcd
+
 from vllm_operator.hub.facts import LayerCache, ModelFacts
 
 # Classes of vLLM 0.32's registry that do not implement SupportsPP; drafts of speculative decoding left out.
@@ -50,6 +52,13 @@ LEAST_CAPABILITY = (7, 0)
 """What vLLM itself needs."""
 
 
+REFINED_SINCE = (0, 32, 0)
+"""vLLM version known to refine the scales of fp8 experts whose blocks lie on two ranks, instead of refusing them."""
+
+LEAST_REFINED_BLOCK = 32
+"""fused_moe/oracle/fp8.py: refine_fp8_moe_block_shape."""
+
+
 def verification_accepts(facts: ModelFacts, tensor_parallel_size: int, *, pipeline_parallel_size: int = 1) -> bool:
     """Whether ModelConfig.verify_with_parallel_config accepts these sizes."""
     if facts.attention_heads % tensor_parallel_size:
@@ -58,7 +67,12 @@ def verification_accepts(facts: ModelFacts, tensor_parallel_size: int, *, pipeli
 
 
 def why_illegal(
-    facts: ModelFacts, tensor_parallel_size: int, *, pipeline_parallel_size: int = 1, expert_parallel: bool = False
+    facts: ModelFacts,
+    tensor_parallel_size: int,
+    *,
+    pipeline_parallel_size: int = 1,
+    expert_parallel: bool = False,
+    version: tuple[int, int, int] = REFINED_SINCE,
 ) -> str | None:
     """Why vLLM would refuse these sizes, or None when it takes them."""
     tp = tensor_parallel_size
@@ -75,14 +89,18 @@ def why_illegal(
         _heads(facts, tp)
         or _states(facts, tp)
         or _widths(facts, tp, expert_parallel)
-        or _quantized(facts, tp, expert_parallel)
+        or _quantized(facts, tp, expert_parallel, version)
     )
 
 
-def legal_tensor_sizes(facts: ModelFacts, most: int, *, expert_parallel: bool = False) -> tuple[int, ...]:
+def legal_tensor_sizes(
+    facts: ModelFacts, most: int, *, expert_parallel: bool = False, version: tuple[int, int, int] = REFINED_SINCE
+) -> tuple[int, ...]:
     """Tensor-parallel sizes up to `most` that vLLM takes, rising."""
     return tuple(
-        size for size in range(1, most + 1) if why_illegal(facts, size, expert_parallel=expert_parallel) is None
+        size
+        for size in range(1, most + 1)
+        if why_illegal(facts, size, expert_parallel=expert_parallel, version=version) is None
     )
 
 
@@ -143,7 +161,7 @@ def _widths(facts: ModelFacts, tp: int, expert_parallel: bool) -> str | None:
     return None
 
 
-def _quantized(facts: ModelFacts, tp: int, expert_parallel: bool) -> str | None:
+def _quantized(facts: ModelFacts, tp: int, expert_parallel: bool, version: tuple[int, int, int]) -> str | None:
     found = facts.quantization
     if found is None or found.experts_only:
         return None
@@ -152,8 +170,15 @@ def _quantized(facts: ModelFacts, tp: int, expert_parallel: bool) -> str | None:
     if found.block is not None:
         rows, columns = found.block
         for name, width in (*dense, *experts):  # validate_fp8_block_shape, validate_fp8_block_shape_moe
-            if width // tp % rows or width // tp % columns:
-                return f"{name} {width} at tensor {tp} leaves {width // tp}, no multiple of the quantization block {rows}×{columns}"
+            part = width // tp
+            if part % rows == 0 and part % columns == 0:
+                continue
+            refinable = name == "expert size" and found.method == "fp8" and version >= REFINED_SINCE
+            if refinable and gcd(rows, columns, part, facts.hidden_size) >= LEAST_REFINED_BLOCK:
+                continue
+            return (
+                f"{name} {width} at tensor {tp} leaves {part}, no multiple of the quantization block {rows}×{columns}"
+            )
         if facts.mla is None and facts.attention_heads and facts.attention_heads * facts.head_size // tp % columns:
             return (
                 f"{facts.attention_heads} heads of {facts.head_size} at tensor {tp} leave "

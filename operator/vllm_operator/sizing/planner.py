@@ -18,6 +18,7 @@ from vllm_operator.sizing.memory import (
     EngineOptions,
     Memory,
     ModelMemory,
+    Version,
     batch_defaults,
     gib,
     in_flight_tokens,
@@ -137,8 +138,8 @@ class Planner:
     def __init__(self, facts: ModelFacts) -> None:
         self.facts = facts
         self._model = ModelMemory(facts)
-        self._legal: dict[tuple[int, int, bool], str | None] = {}
-        self._known_shapes: dict[tuple[int | None, ...], tuple[_Shape, ...]] = {}
+        self._legal: dict[tuple[int, int, bool, Version], str | None] = {}
+        self._known_shapes: dict[tuple[object, ...], tuple[_Shape, ...]] = {}
 
     def plan(self, wanted: Wanted, pools: Sequence[GpuPool], *, excluded: Sequence[str] = ()) -> Sizing:
         """The plan for what is wanted on these pools. `excluded`: nodes that do not count, for the message."""
@@ -203,9 +204,11 @@ class Planner:
         return f"{why}; tensor sizes that vLLM takes for {facts.architecture}: {legal or 'none'}"
 
     def _illegal(self, tensor: int, pipeline: int, wanted: Wanted) -> str | None:
-        key = (tensor, pipeline, wanted.options.expert_parallel)
+        key = (tensor, pipeline, wanted.options.expert_parallel, wanted.options.version)
         if key not in self._legal:
-            self._legal[key] = why_illegal(self.facts, tensor, pipeline_parallel_size=pipeline, expert_parallel=key[2])
+            self._legal[key] = why_illegal(
+                self.facts, tensor, pipeline_parallel_size=pipeline, expert_parallel=key[2], version=key[3]
+            )
         return self._legal[key]
 
     def _why_not(self, pool: GpuPool, wanted: Wanted) -> str | None:
@@ -234,7 +237,16 @@ class Planner:
         nodes = min(pool.nodes if pool else MOST_NODES, MOST_NODES)
         if pool is not None and pool.shared:
             a_node, nodes = 1, 1
-        key = (a_node, nodes, wanted.tensor, wanted.pipeline, wanted.data, wanted.gpus, wanted.options.expert_parallel)
+        key = (
+            a_node,
+            nodes,
+            wanted.tensor,
+            wanted.pipeline,
+            wanted.data,
+            wanted.gpus,
+            wanted.options.expert_parallel,
+            wanted.options.version,
+        )
         found = self._known_shapes.get(key)
         if found is None:
             found = self._known_shapes[key] = tuple(self._legal_shapes(a_node, nodes, wanted))
