@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from vllm_operator.api.types import VLLMModelSpec
 from vllm_operator.hub.directory import read_directory
-from vllm_operator.hub.errors import HubError
+from vllm_operator.hub.errors import HubError, HubUnavailableError
 from vllm_operator.hub.facts import ModelFacts
 from vllm_operator.hub.hugging_face import HuggingFaceHub
 from vllm_operator.sizing.memory import GIB, EngineOptions, gib
@@ -108,7 +108,12 @@ def run(arguments: argparse.Namespace) -> int:
         pools, excluded = _pools(arguments, spec)
         facts = _facts(arguments, spec)
     except (Usage, HubError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        hint = (
+            "; without a hub, give the model's config.json with --model-dir"
+            if isinstance(error, HubUnavailableError)
+            else ""
+        )
+        print(f"error: {error}{hint}", file=sys.stderr)
         return EXIT_USAGE
     sizing = plan_sizing(facts, wanted, pools, excluded=excluded)
     if arguments.output == "json":

@@ -153,7 +153,7 @@ class HuggingFaceHub:
             raise ModelNotFoundError(f"{repository!r} is no Hugging Face id: {' '.join(str(error).split())}") from error
         except httpx.HTTPError as error:
             raise HubUnavailableError(
-                f"cannot reach {self._endpoint}: {type(error).__name__} {str(error)[:200]}; trying again later"
+                f"cannot reach {self._endpoint}: {type(error).__name__} {str(error)[:200]}"
             ) from error
 
     def _explained(self, answer: "_Answer", repository: str, revision: str | None) -> HubError:
@@ -180,9 +180,7 @@ class HuggingFaceHub:
                     f"hub.tokenSecretRef, and accept the licence at {page} if there is one"
                 )
             case _:
-                return HubUnavailableError(
-                    f"{self._endpoint} answers {answer.status} for {repository}: trying again later"
-                )
+                return HubUnavailableError(f"{self._endpoint} answers {answer.status} for {repository}")
 
 
 class _Answer(Exception):
