@@ -31,6 +31,9 @@ class FakeHub(ThreadingHTTPServer):
         self.sent = 0
         self.requests: list[tuple[str, dict[str, str]]] = []
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that has read enough hangs up."""
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
