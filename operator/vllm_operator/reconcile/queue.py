@@ -30,6 +30,10 @@ class WorkQueue:
         self._jitter = jitter
         self._last_done = 0.0
 
+    def begin(self) -> None:
+        """Workers start now: what was due before does not count as being stuck."""
+        self._last_done = _now()
+
     def add(self, key: Key, *, delay: float = 0.0) -> None:
         """Want work on this key in `delay` seconds; an earlier wish stands."""
         when = _now() + max(0.0, delay)
