@@ -45,9 +45,12 @@ def main() -> int:
     if "fast" in wanted:
         run("fast", [*pytest, "-n", str(min(4, os.cpu_count() or 1)), "-m", "not cluster and not e2e", "tests"])
     if "cluster" in wanted or "e2e" in wanted:
-        was_running = subprocess.run(
-            [python, "-m", "tests.cluster", "status"], cwd=ROOT, env=environment(), capture_output=True, check=False
-        ).returncode == 0
+        was_running = (
+            subprocess.run(
+                [python, "-m", "tests.cluster", "status"], cwd=ROOT, env=environment(), capture_output=True, check=False
+            ).returncode
+            == 0
+        )
         profile = "full" if "e2e" in wanted else "control-plane"
         try:
             if run("cluster up", [python, "-m", "tests.cluster", "up", "--profile", profile]):

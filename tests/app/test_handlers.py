@@ -17,10 +17,12 @@ class Captured:
 
     def __init__(self, *, gateway_api: bool = True) -> None:
         self.wanted: list[tuple[Key, float]] = []
+        self.models: list[tuple[Key, str, int]] = []
         self.gateways: list[Key] = []
         self.registry = kopf.OperatorRegistry()
         register(
             self.registry,
+            want_model=lambda key, uid, generation: self.models.append((key, uid, generation)),
             want=lambda key, delay: self.wanted.append((key, delay)),
             want_gateway=self.gateways.append,
             gateway_api=gateway_api,
@@ -41,7 +43,7 @@ class Captured:
             labels=labels or {},
             body={},
             spec={},
-            meta={},
+            meta={"generation": 7},
             uid="u",
             event={"type": type, "object": {}},
             resource=None,
@@ -86,11 +88,18 @@ def test_only_our_own_children_are_asked_for(plural: str) -> None:
     assert set(labels) == {"app.kubernetes.io/managed-by", LABEL_MODEL}
 
 
-@pytest.mark.parametrize("type", [None, "ADDED", "MODIFIED", "DELETED"])
+@pytest.mark.parametrize("type", [None, "ADDED", "DELETED"])
 async def test_a_model_is_wanted_at_once(type: str | None) -> None:
     captured = Captured()
     await captured.send(types.PLURAL, type, "m")
     assert captured.wanted == [(Key("ns", "m"), 0.0)]
+
+
+async def test_of_a_changed_model_its_generation_is_told() -> None:
+    captured = Captured()
+    await captured.send(types.PLURAL, "MODIFIED", "m")
+    assert captured.models == [(Key("ns", "m"), "u", 7)]
+    assert captured.wanted == []
 
 
 @pytest.mark.parametrize(

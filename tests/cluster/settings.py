@@ -100,7 +100,7 @@ class Settings:
     @property
     def service_range(self) -> str:
         """Range of ClusterIPs; the first one is the `kubernetes` Service."""
-        return "10.0.0.0/24"
+        return "10.0.0.0/16"
 
     @property
     def node_name(self) -> str:

@@ -694,7 +694,7 @@ def test_a_403_to_a_read_is_shown_at_once() -> None:
     run_virtual(main)
 
 
-def test_a_refused_dry_run_leaves_what_serves() -> None:
+def test_a_refused_deployment_leaves_what_serves() -> None:
     async def main() -> None:
         cluster = make_cluster()
         World(cluster)
@@ -706,7 +706,7 @@ def test_a_refused_dry_run_leaves_what_serves() -> None:
             message = "spec.template.spec.containers[0].ports[0].containerPort: Invalid value: 99999"
             refused = classify(422, {"kind": "Status", "message": message, "details": {"name": "qwen"}})
             cluster.faults = lambda call: (
-                Fault(refused) if call.verb == "apply" and call.kind is kinds.DEPLOYMENT else None
+                Fault(refused) if call.verb in ("apply", "overwrite") and call.kind is kinds.DEPLOYMENT else None
             )
             port = {"name": "vllm", "ports": [{"containerPort": 99999}]}
             change_spec(cluster, podTemplate={"spec": {"containers": [port]}})

@@ -80,6 +80,26 @@ async def test_a_delay_is_kept_to() -> None:
     assert [await queue.get(), now() - started] == [A, pytest.approx(5)]
 
 
+async def test_what_is_urgent_goes_first() -> None:
+    queue = WorkQueue()
+    queue.add(A)
+    queue.add(B)
+    queue.add(C, urgent=True)
+    queue.add(B, urgent=True)
+    assert [await queue.get() for _ in range(3)] == [C, B, A]
+    assert await idle(queue)
+
+
+async def test_an_urgent_wish_for_later_makes_an_earlier_one_urgent_and_no_later() -> None:
+    queue = WorkQueue()
+    started = now()
+    queue.add(A, delay=1)
+    queue.add(B, delay=1)
+    queue.add(B, delay=50, urgent=True)
+    assert [await queue.get(), await queue.get()] == [B, A]
+    assert now() - started == pytest.approx(1)
+
+
 async def test_an_earlier_wish_wins_whichever_comes_first() -> None:
     queue = WorkQueue()
     started = now()

@@ -14,9 +14,11 @@ from vllm_operator.api.names import LABEL_MANAGED_BY, LABEL_MODEL, MANAGED_BY, K
 from vllm_operator.cluster import kinds
 from vllm_operator.cluster.kinds import Kind
 
-CHILD_DELAY = 0.1
+CHILD_DELAY = 0.5
 """Seconds that a child's change waits, so that the burst of a roll-out becomes one pass."""
 
+WantModel = Callable[[Key, str, int], None]
+"""Called with key, uid and generation."""
 Want = Callable[[Key, float], None]
 WantGateway = Callable[[Key], None]
 
@@ -29,14 +31,27 @@ _DELAYS: Mapping[str | None, float] = {"DELETED": 0.0, None: RELIST_DELAY}
 _WATCHED = (*kinds.CHILD_KINDS, kinds.POD)
 
 
-def register(registry: kopf.OperatorRegistry, *, want: Want, want_gateway: WantGateway, gateway_api: bool) -> None:
+def register(
+    registry: kopf.OperatorRegistry,
+    *,
+    want_model: WantModel,
+    want: Want,
+    want_gateway: WantGateway,
+    gateway_api: bool,
+) -> None:
     """Have models, their children and gateways watched."""
     # By the official client: in a pod from its ServiceAccount (read again when the API server answers 401), else by kubeconfig.
     kopf.on.login(registry=registry)(kopf.login_via_client)
 
     @kopf.on.event(types.GROUP, types.VERSION, types.PLURAL, registry=registry)
-    async def model_changed(namespace: str | None, name: str | None, **_: Any) -> None:
-        want(Key(namespace or "", name or ""), 0.0)
+    async def model_changed(
+        type: str | None, namespace: str | None, name: str | None, uid: str | None, meta: Mapping[str, Any], **_: Any
+    ) -> None:
+        key = Key(namespace or "", name or "")
+        if type == "MODIFIED":
+            want_model(key, uid or "", meta.get("generation", 0))
+        else:
+            want(key, 0.0)
 
     labels: dict[str, Any] = {LABEL_MANAGED_BY: MANAGED_BY, LABEL_MODEL: kopf.PRESENT}
 

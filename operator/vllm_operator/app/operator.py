@@ -82,7 +82,7 @@ class Operator:
             await KubernetesCluster.connect(observer=self._metrics.observe_request) as cluster,
             httpx.AsyncClient(limits=limits, trust_env=False, follow_redirects=False) as client,
         ):
-            prober = Prober(client, lambda key: self._queue.add(key), interval=settings.probe_interval)
+            prober = Prober(client, lambda key: self._queue.add(key, urgent=True), interval=settings.probe_interval)
             recorder = EventRecorder(cluster, utc_now, instance=settings.identity)
             self._reconciler = Reconciler(
                 cluster,
@@ -145,7 +145,8 @@ class Operator:
         registry = kopf.OperatorRegistry()
         handlers.register(
             registry,
-            want=lambda key, delay: self._queue.add(key, delay=delay),
+            want_model=self._want_model,
+            want=lambda key, delay: self._queue.add(key, delay=delay, urgent=delay == 0),
             want_gateway=self._want_gateway,
             gateway_api=await _gateway_api(cluster, self._settings.namespaces),
         )
@@ -206,6 +207,11 @@ class Operator:
             for key in known:
                 self._queue.add(key)
             await asyncio.sleep(LIST_AGAIN * (0.9 + 0.2 * random.random()))
+
+    def _want_model(self, key: Key, uid: str, generation: int) -> None:
+        """A model has changed. Most changes are our own writes of its status: they leave its generation as it is."""
+        if self._reconciler is None or self._reconciler.reported.get(key) != (uid, generation):
+            self._queue.add(key, urgent=True)
 
     def _want_gateway(self, gateway: Key) -> None:
         if self._reconciler is not None:

@@ -91,7 +91,7 @@ class LeaderElection:
         """Take or renew the lease; False when it is another's or the API server does not answer."""
         asked = _now()
         try:
-            async with asyncio.timeout(self._renew_deadline / 2):
+            async with asyncio.timeout(self._renew_deadline * 0.3):  # A hung try leaves time for another.
                 lease = await self._cluster.get(kinds.LEASE, self._lease)
                 if lease is None:
                     await self._cluster.create(kinds.LEASE, self._body(None))

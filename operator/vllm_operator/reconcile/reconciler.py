@@ -84,7 +84,7 @@ class Loaded:
 
     key: Key
     model: Object
-    children: Mapping[Kind, Object | None]
+    children: dict[Kind, Object | None]
     revisions: list[Pinned]
     pods: list[Object]
     gateway_api: bool
@@ -141,6 +141,8 @@ class Reconciler:
         self._gateways: dict[Key, set[Key]] = {}
         self.states: dict[Key, tuple[str, str]] = {}
         """Key → (status, reason) of Ready, for metrics."""
+        self.reported: dict[Key, tuple[str, int]] = {}
+        """Key → (uid, generation) of the spec that the status speaks of."""
 
     async def reconcile(self, key: Key) -> float | None:
         """One pass; seconds until the model should be looked at again, or None when it is gone."""
@@ -192,6 +194,7 @@ class Reconciler:
         """The model is gone."""
         self._prober.forget(key)
         self.states.pop(key, None)
+        self.reported.pop(key, None)
         for models in self._gateways.values():
             models.discard(key)
 
@@ -348,19 +351,15 @@ class Reconciler:
     async def _new_revision(
         self, loaded: Loaded, wanted_hash: str, data: dict[str, Any], *, wanted: int, user_template: bool
     ) -> Pinned:
-        """Make the revision, after the API server has said that it would take the Deployment."""
-        candidate = Pinned("", 0, wanted_hash, data)
+        """Make the revision, after the API server has taken its Deployment: what it refuses leaves no trace.
+
+        A crash in between does no harm: the next pass decides the same again and finds the Deployment in place.
+        """
         live = loaded.children[kinds.DEPLOYMENT]
         self._check_ownership(kinds.DEPLOYMENT, live, loaded.uid)
-        try:
-            await self._cluster.apply(kinds.DEPLOYMENT, self._deployment(candidate, wanted), dry_run=True)
-        except ApiError as error:
-            if error.category is Category.INVALID:
-                reason = Reason.INVALID_POD_TEMPLATE if user_template else Reason.INVALID_SPEC
-                raise Refusal(reason, f"the API server refuses the Deployment: {error.message}") from error
-            if error.category is Category.DENIED:
-                raise _denied(kinds.DEPLOYMENT, error) from error
-            raise
+        candidate = self._deployment(Pinned("", 0, wanted_hash, data), wanted)
+        reason = Reason.INVALID_POD_TEMPLATE if user_template else Reason.INVALID_SPEC
+        loaded.children[kinds.DEPLOYMENT] = await self._ensure(kinds.DEPLOYMENT, live, candidate, invalid=reason)
         return await self._write_revision(loaded, wanted_hash, data)
 
     async def _write_revision(self, loaded: Loaded, wanted_hash: str, data: dict[str, Any]) -> Pinned:
@@ -407,8 +406,10 @@ class Reconciler:
             raise failure
         return done
 
-    async def _ensure(self, kind: Kind, live: Object | None, wanted: Object) -> Object:
-        """Apply the object unless the live one has all of it already."""
+    async def _ensure(
+        self, kind: Kind, live: Object | None, wanted: Object, *, invalid: Reason = Reason.CHILD_REJECTED
+    ) -> Object:
+        """Apply the object unless the live one has all of it already. Raises Refusal, with `invalid` when it is not valid."""
         digest = content_hash(wanted)
         annotations = {**(wanted["metadata"].get("annotations") or {}), ANNOTATION_APPLIED: digest}
         wanted = {**wanted, "metadata": {**wanted["metadata"], "annotations": annotations}}
@@ -430,7 +431,7 @@ class Reconciler:
             if error.category is Category.DENIED:
                 raise _denied(kind, error) from error
             if error.category is Category.INVALID:
-                raise Refusal(Reason.CHILD_REJECTED, f"the API server refuses the {kind}: {error.message}") from error
+                raise Refusal(invalid, f"the API server refuses the {kind}: {error.message}") from error
             raise
         if not covers(result, wanted):
             log.error("%s %s: the API server keeps other values than those applied", kind, key_of(wanted))
@@ -583,6 +584,7 @@ class Reconciler:
         status = reporting.report(subject, observation, previous=previous, now=now)
         summary = next(condition for condition in status["conditions"] if condition["type"] == "Ready")
         self.states[loaded.key] = (summary["status"], summary["reason"])
+        self.reported[loaded.key] = (loaded.uid, subject.generation)
         if _same_status(status, previous):
             return
         body = {
