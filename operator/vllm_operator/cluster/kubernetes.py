@@ -4,6 +4,7 @@ The client does configuration, credentials and TLS; requests are plain JSON, sin
 typed models would only cost time.
 """
 
+import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,9 @@ from vllm_operator.cluster.kinds import Kind
 
 LIST_LIMIT = 500
 """Objects asked for in one page of a list."""
+
+BUSY_RETRIES = 3
+"""Times that a request is sent again when the API server is busy, before the whole pass is."""
 
 RequestObserver = Callable[[str, str, int, float], None]
 """Called after each request with verb, kind, HTTP status (0: no answer) and seconds."""
@@ -168,6 +172,26 @@ class KubernetesCluster:
         query: Mapping[str, str] | None = None,
         body: Object | Sequence[Object] | None = None,
         content_type: str = "application/json",
+    ) -> Object:
+        """One request, sent again when a busy API server asks for that within a second: it has not looked at it then."""
+        for _ in range(BUSY_RETRIES):
+            try:
+                return await self._send(method, kind, path, query=query, body=body, content_type=content_type)
+            except ApiError as error:
+                if error.status != 429 or error.retry_after is None or error.retry_after > 1:
+                    raise
+                await asyncio.sleep(error.retry_after)
+        return await self._send(method, kind, path, query=query, body=body, content_type=content_type)
+
+    async def _send(
+        self,
+        method: str,
+        kind: Kind,
+        path: str,
+        *,
+        query: Mapping[str, str] | None,
+        body: Object | Sequence[Object] | None,
+        content_type: str,
     ) -> Object:
         headers = {"Accept": "application/json", "Content-Type": content_type, "User-Agent": FIELD_MANAGER}
         url = self._api.configuration.host + path + (f"?{urlencode(query)}" if query else "")
