@@ -85,7 +85,7 @@ class ControlPlane:
             log=self._processes.log("kube-apiserver"),
             interval=0.2,
         )
-        for name in ("kube-controller-manager", "kube-scheduler", "kwok"):
+        for name in ("kube-controller-manager", "kube-scheduler"):
             self._processes.ensure(specs[name])
         # Pods are refused until the controller manager has made the default service account.
         wait_until(
@@ -97,6 +97,10 @@ class ControlPlane:
             timeout=60,
             log=self._processes.log("kube-controller-manager"),
         )
+
+    def start_kwok(self) -> None:
+        """Start what keeps the simulated nodes alive."""
+        self._processes.ensure({spec.name: spec for spec in self.specs()}["kwok"])
 
     def ready(self) -> bool:
         """Ask the API server's /readyz."""

@@ -37,7 +37,7 @@ class Demo:
     def up(self) -> None:
         """Run all steps; each finds what is there already and goes on from it."""
         with self._next("the local cluster: control plane, a real node, Traefik as its gateway"):
-            self._cluster.up(profile="full", progress=self._progress)
+            self._cluster.up(profile="serving", progress=self._progress)
         with self._next("the operator's image, from the Dockerfile"):
             image = self._cluster.build_image(progress=self._progress)
         with self._next("the operator, installed by Helm"):
