@@ -100,7 +100,24 @@ class ControlPlane:
 
     def start_kwok(self) -> None:
         """Start what keeps the simulated nodes alive."""
-        self._processes.ensure({spec.name: spec for spec in self.specs()}["kwok"])
+        settings, keys = self._settings, self._settings.pki
+        self._processes.ensure(
+            Spec(
+                "kwok",
+                [
+                    str(tools.binary("kwok")),
+                    f"--kubeconfig={keys / 'kwok.kubeconfig'}",
+                    f"--config={CLUSTER_FOLDER / 'kwok-stages.yaml'}",
+                    "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake",
+                    "--cidr=10.201.0.0/16",
+                    "--node-ip=10.202.0.1",
+                    f"--node-port={settings.port(32347)}",
+                    f"--server-address=127.0.0.1:{settings.port(32347)}",
+                    "--node-lease-duration-seconds=40",
+                ],
+                address=f"http://127.0.0.1:{settings.port(32347)}",
+            )
+        )
 
     def ready(self) -> bool:
         """Ask the API server's /readyz."""
@@ -258,21 +275,6 @@ class ControlPlane:
                     *quick,
                 ],
                 address=f"https://127.0.0.1:{settings.port(32259)}",
-            ),
-            Spec(
-                "kwok",
-                [
-                    str(tools.binary("kwok")),
-                    f"--kubeconfig={keys / 'kwok.kubeconfig'}",
-                    f"--config={CLUSTER_FOLDER / 'kwok-stages.yaml'}",
-                    "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake",
-                    "--cidr=10.201.0.0/16",
-                    "--node-ip=10.202.0.1",
-                    f"--node-port={settings.port(32347)}",
-                    f"--server-address=127.0.0.1:{settings.port(32347)}",
-                    "--node-lease-duration-seconds=40",
-                ],
-                address=f"http://127.0.0.1:{settings.port(32347)}",
             ),
         )
 
