@@ -157,6 +157,7 @@ class LocalCluster:
     @staticmethod
     def _download(progress: Progress) -> Path:
         vllm_env.ensure(progress)
+        operator_image.prepare(progress)
         return gateway.program(progress)
 
     def down(self, progress: Progress | None = None) -> None:
