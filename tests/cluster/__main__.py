@@ -4,7 +4,7 @@ import argparse
 import shlex
 import sys
 
-from .local import LocalCluster
+from .local import PROFILES, LocalCluster
 from .progress import Progress
 from .settings import OPERATOR_IMAGE, ClusterError
 
@@ -28,7 +28,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.cluster", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", help="start the cluster, or repair what is broken in it")
-    up.add_argument("--profile", choices=["control-plane", "full"], default="full")
+    up.add_argument("--profile", choices=sorted(PROFILES), default="full")
     commands.add_parser("down", help="stop all and remove the state (the cache of programs stays)")
     commands.add_parser("status", help="table of the components")
     commands.add_parser("kubeconfig", help="print the kubeconfig's path")

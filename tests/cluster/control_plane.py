@@ -85,7 +85,7 @@ class ControlPlane:
             log=self._processes.log("kube-apiserver"),
             interval=0.2,
         )
-        for name in ("kube-controller-manager", "kube-scheduler", "kwok"):
+        for name in ("kube-controller-manager", "kube-scheduler"):
             self._processes.ensure(specs[name])
         # Pods are refused until the controller manager has made the default service account.
         wait_until(
@@ -96,6 +96,27 @@ class ControlPlane:
             ),
             timeout=60,
             log=self._processes.log("kube-controller-manager"),
+        )
+
+    def start_kwok(self) -> None:
+        """Start what keeps the simulated nodes alive."""
+        settings, keys = self._settings, self._settings.pki
+        self._processes.ensure(
+            Spec(
+                "kwok",
+                [
+                    str(tools.binary("kwok")),
+                    f"--kubeconfig={keys / 'kwok.kubeconfig'}",
+                    f"--config={CLUSTER_FOLDER / 'kwok-stages.yaml'}",
+                    "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake",
+                    "--cidr=10.201.0.0/16",
+                    "--node-ip=10.202.0.1",
+                    f"--node-port={settings.port(32347)}",
+                    f"--server-address=127.0.0.1:{settings.port(32347)}",
+                    "--node-lease-duration-seconds=40",
+                ],
+                address=f"http://127.0.0.1:{settings.port(32347)}",
+            )
         )
 
     def ready(self) -> bool:
@@ -254,21 +275,6 @@ class ControlPlane:
                     *quick,
                 ],
                 address=f"https://127.0.0.1:{settings.port(32259)}",
-            ),
-            Spec(
-                "kwok",
-                [
-                    str(tools.binary("kwok")),
-                    f"--kubeconfig={keys / 'kwok.kubeconfig'}",
-                    f"--config={CLUSTER_FOLDER / 'kwok-stages.yaml'}",
-                    "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake",
-                    "--cidr=10.201.0.0/16",
-                    "--node-ip=10.202.0.1",
-                    f"--node-port={settings.port(32347)}",
-                    f"--server-address=127.0.0.1:{settings.port(32347)}",
-                    "--node-lease-duration-seconds=40",
-                ],
-                address=f"http://127.0.0.1:{settings.port(32347)}",
             ),
         )
 

@@ -21,7 +21,14 @@ from .processes import Processes
 from .progress import Progress
 from .settings import OPERATOR_IMAGE, ClusterError, Settings
 
-Profile = Literal["control-plane", "full"]
+Profile = Literal["control-plane", "serving", "full"]
+
+PROFILES: dict[Profile, frozenset[str]] = {
+    "control-plane": frozenset({"gpu-nodes"}),
+    "serving": frozenset({"node"}),
+    "full": frozenset({"gpu-nodes", "node", "dns"}),
+}
+"""What each profile has beside the control plane itself. `serving` is the least that serves a model through a gateway."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,7 @@ class ComponentStatus:
 
 
 class LocalCluster:
-    """A real Kubernetes without Docker: real control plane, kwok GPU nodes and, in the full profile, one real node."""
+    """A real Kubernetes without Docker: real control plane, kwok GPU nodes and one real node."""
 
     def __init__(self, settings: Settings) -> None:
         """Describe the cluster of these settings; nothing is started."""
@@ -77,69 +84,80 @@ class LocalCluster:
 
     @property
     def profile(self) -> Profile | None:
-        """What was last brought up, or None."""
-        try:
-            profile = json.loads((self._settings.state / "profile.json").read_text())["profile"]
-        except (OSError, ValueError, KeyError):
-            return None
-        return "full" if profile == "full" else "control-plane"
+        """What runs here, or None."""
+        parts = self._parts()
+        return next((profile for profile, wanted in PROFILES.items() if wanted == parts), None)
 
     def up(self, *, profile: Profile = "full", progress: Progress | None = None) -> "LocalCluster":
         """Start what is missing and repair what is broken; on a healthy cluster this takes seconds.
 
-        A cluster that runs with the full profile keeps it when the smaller one is asked for.
+        What a running cluster has beyond the profile that is asked for, it keeps.
         """
         progress = progress or Progress()
-        if profile == "full" and self._settings.slot != 0:
-            raise ClusterError("the full profile uses machine-wide network names: it exists in slot 0 only")
         with self._locked():
-            if profile == "full":
-                self._up_full(progress)
-            else:
-                tools.build(tools.CONTROL_PLANE_TOOLS, progress)
-                self._up_control_plane(progress)
-            if not (profile == "control-plane" and self.profile == "full"):
-                self._settings.state.mkdir(parents=True, exist_ok=True)
-                (self._settings.state / "profile.json").write_text(json.dumps({"profile": profile}))
+            parts = PROFILES[profile] | self._parts()
+            if "node" in parts and self._settings.slot != 0:
+                raise ClusterError("the real node uses machine-wide network names: it exists in slot 0 only")
+            if "node" in parts and os.geteuid() != 0:
+                raise ClusterError("the real node makes a network bridge and containers: run it as root")
+            traefik = self._provide(parts, progress)
+            if "node" in parts:
+                self._node.network_up()
+            self._start(parts, traefik, progress)
+            self._settings.state.mkdir(parents=True, exist_ok=True)
+            (self._settings.state / "parts.json").write_text(json.dumps(sorted(parts)))
         return self
 
-    def _up_control_plane(self, progress: Progress) -> None:
-        crds = tools.gateway_api_crds(progress)
-        progress.expect(2)
-        with progress.task("start the control plane"):
-            self._control_plane.up()
-        with progress.task("Gateway API CRDs and 4 kwok nodes with 8 GPUs each"):
-            self._control_plane.install_gateway_api(crds)
-            self.add_gpu_nodes(product="NVIDIA-H100-80GB-HBM3", count=4, prefix="gpu-h100-")
-            self.wait(
-                "the kwok nodes to be Ready",
-                lambda: self._ready_nodes("type=kwok") >= 4,
-                timeout=60,
-                log=self._processes.log("kwok"),
-            )
+    def _parts(self) -> frozenset[str]:
+        """What was last brought up."""
+        try:
+            return frozenset(json.loads((self._settings.state / "parts.json").read_text()))
+        except (OSError, ValueError, TypeError):
+            return frozenset()
 
-    def _up_full(self, progress: Progress) -> None:
-        if os.geteuid() != 0:
-            raise ClusterError("the full profile makes a network bridge and containers: run it as root")
+    def _provide(self, parts: frozenset[str], progress: Progress) -> Path | None:
+        """Build and download what these parts need; returns Traefik when they need it."""
+        wanted = [tool for part, needed in tools.BY_PART.items() if part == "" or part in parts for tool in needed]
+        if "node" not in parts:
+            tools.build(wanted, progress)
+            return None
         packages.ensure(packages.NODE_PACKAGES, progress)
         # Downloads wait for the network and builds for the processors: they go well together.
         with ThreadPoolExecutor(max_workers=1) as pool:
             downloads = pool.submit(self._download, progress)
-            tools.build(tools.ALL_TOOLS, progress)
-            traefik = downloads.result()
-        progress.expect(3)
-        self._node.network_up()
-        self._up_control_plane(progress)
-        with progress.task("the real node: containerd, kubelet, kube-proxy, images"):
-            self._node.up()
-        with progress.task("CoreDNS"):
-            self._dns.up()
-        with progress.task("Traefik and its Gateway"):
-            self._gateway.up(traefik)
+            tools.build(wanted, progress)
+            return downloads.result()
+
+    def _start(self, parts: frozenset[str], traefik: Path | None, progress: Progress) -> None:
+        crds = tools.gateway_api_crds(progress)
+        progress.expect(1 + len(parts) + (traefik is not None))
+        with progress.task("start the control plane, with the Gateway API's CRDs"):
+            self._control_plane.up()
+            self._control_plane.install_gateway_api(crds)
+        if "gpu-nodes" in parts:
+            with progress.task("4 kwok nodes with 8 GPUs each"):
+                self._control_plane.start_kwok()
+                self.add_gpu_nodes(product="NVIDIA-H100-80GB-HBM3", count=4, prefix="gpu-h100-")
+                self.wait(
+                    "the kwok nodes to be Ready",
+                    lambda: self._ready_nodes("type=kwok") >= 4,
+                    timeout=60,
+                    log=self._processes.log("kwok"),
+                )
+        if "node" in parts:
+            with progress.task("the real node: containerd, kubelet, kube-proxy, images"):
+                self._node.up()
+        if "dns" in parts:
+            with progress.task("CoreDNS"):
+                self._dns.up()
+        if traefik is not None:
+            with progress.task("Traefik and its Gateway"):
+                self._gateway.up(traefik)
 
     @staticmethod
     def _download(progress: Progress) -> Path:
         vllm_env.ensure(progress)
+        operator_image.prepare(progress)
         return gateway.program(progress)
 
     def down(self, progress: Progress | None = None) -> None:

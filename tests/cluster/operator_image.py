@@ -48,6 +48,13 @@ def ensure(progress: Progress, *, tag: str = OPERATOR_IMAGE, dockerfile: Path | 
     return tag
 
 
+def prepare(progress: Progress) -> None:
+    """Make the base that the image stands on; needs no containerd, so it can be done beside the builds of a first `up`."""
+    packages.ensure(packages.IMAGE_PACKAGES, progress)
+    with locked("buildah"):
+        _ensure_base(progress)
+
+
 @cache
 def _storage_driver() -> str:
     """Return overlay where it can be mounted, else vfs, which works everywhere but copies all at each step."""

@@ -48,7 +48,7 @@ class Settings:
     """Addresses and paths of one cluster.
 
     ``slot`` moves every port by 100, so that a second control plane can run beside the first one. The real node uses
-    machine-wide things (a bridge, iptables chains), so the full profile exists only in slot 0.
+    machine-wide things (a bridge, iptables chains), so the real node exists only in slot 0.
     """
 
     slot: int
@@ -100,7 +100,7 @@ class Settings:
     @property
     def service_range(self) -> str:
         """Range of ClusterIPs; the first one is the `kubernetes` Service."""
-        return "10.0.0.0/24"
+        return "10.0.0.0/16"
 
     @property
     def node_name(self) -> str:

@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import venv
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,25 +57,28 @@ def _containerd(name: str) -> Tool:
 
 # In the order in which they are wanted: the API server takes longest, and most of what follows shares packages
 # with it.
-CONTROL_PLANE_TOOLS = (
-    _kubernetes("kube-apiserver"),
-    _kubernetes("kube-controller-manager"),
-    _kubernetes("kube-scheduler"),
-    _kubernetes("kubectl"),
-    Tool("etcd", "go.etcd.io/etcd/server/v3"),
-    Tool("kwok", "sigs.k8s.io/kwok/cmd/kwok"),
-)
-NODE_TOOLS = (
-    _containerd("containerd"),
-    _containerd("containerd-shim-runc-v2"),
-    _containerd("ctr"),
-    Tool("coredns", "vllm-operator.local/tools/coredns"),
-    Tool("pause", "vllm-operator.local/tools/pause"),
-    _kubernetes("kubelet"),
-    _kubernetes("kube-proxy"),
-    Tool("helm", "helm.sh/helm/v4/cmd/helm"),
-)
-ALL_TOOLS = CONTROL_PLANE_TOOLS + NODE_TOOLS
+BY_PART = {
+    "": (
+        _kubernetes("kube-apiserver"),
+        _kubernetes("kube-controller-manager"),
+        _kubernetes("kube-scheduler"),
+        _kubernetes("kubectl"),
+        Tool("etcd", "go.etcd.io/etcd/server/v3"),
+    ),
+    "gpu-nodes": (Tool("kwok", "sigs.k8s.io/kwok/cmd/kwok"),),
+    "node": (
+        _containerd("containerd"),
+        _containerd("containerd-shim-runc-v2"),
+        _containerd("ctr"),
+        Tool("pause", "vllm-operator.local/tools/pause"),
+        _kubernetes("kubelet"),
+        _kubernetes("kube-proxy"),
+        Tool("helm", "helm.sh/helm/v4/cmd/helm"),
+    ),
+    "dns": (Tool("coredns", "vllm-operator.local/tools/coredns"),),
+}
+"""Part of a cluster → its programs; the control plane's own under the empty name."""
+ALL_TOOLS = tuple(tool for part in BY_PART.values() for tool in part)
 
 
 @contextmanager
@@ -140,7 +143,7 @@ def binary(name: str) -> Path:
     raise ClusterError(f"no tool is called {name!r}; there are {', '.join(tool.name for tool in ALL_TOOLS)}")
 
 
-def build(wanted: tuple[Tool, ...], progress: Progress) -> None:
+def build(wanted: Sequence[Tool], progress: Progress) -> None:
     """Build what is not in the cache yet, one after the other: each build uses all cores by itself."""
     missing = [tool for tool in wanted if not binary_path(tool).exists()]
     if not missing:

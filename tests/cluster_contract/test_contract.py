@@ -163,6 +163,40 @@ async def test_what_another_manager_adds_is_kept(world: World) -> None:
     assert result["spec"]["template"]["metadata"]["annotations"] == {"kubectl.kubernetes.io/restartedAt": "now"}
 
 
+async def test_overwrite_takes_back_a_list_whose_key_was_edited(world: World) -> None:
+    wanted = service(world.namespace)
+    made = await world.cluster.apply(kinds.SERVICE, wanted)
+    key = Key(world.namespace, KEY_NAME)
+    await world.edit(kinds.SERVICE, key, lambda live: live["spec"]["ports"][0].update(port=9999))
+    result = await world.cluster.overwrite(kinds.SERVICE, wanted)
+    assert [port["port"] for port in result["spec"]["ports"]] == [8000]
+    assert result["spec"].get("clusterIP") == made["spec"].get("clusterIP")
+    assert await world.cluster.get(kinds.SERVICE, key) is not None
+    unchanged = await world.cluster.apply(kinds.SERVICE, wanted)
+    assert version(unchanged) == version(result)
+
+
+async def test_overwrite_takes_away_what_others_added_and_what_we_drop_later_goes(world: World) -> None:
+    wanted = deployment(world.namespace, container={"env": [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]})
+    await world.cluster.apply(kinds.DEPLOYMENT, wanted)
+
+    def by_hand(live: dict) -> None:
+        first_container(live)["env"] = [{"name": "A", "value": "theirs"}, {"name": "THEIRS", "value": "x"}]
+
+    await world.edit(kinds.DEPLOYMENT, Key(world.namespace, KEY_NAME), by_hand)
+    result = await world.cluster.overwrite(kinds.DEPLOYMENT, wanted)
+    assert first_container(result)["env"] == [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]
+    first_container(wanted)["env"] = [{"name": "B", "value": "2"}]
+    result = await world.cluster.apply(kinds.DEPLOYMENT, wanted)
+    assert first_container(result)["env"] == [{"name": "B", "value": "2"}]
+
+
+async def test_overwrite_what_is_not_there(world: World) -> None:
+    with pytest.raises(ApiError) as caught:
+        await world.cluster.overwrite(kinds.SERVICE, service(world.namespace))
+    assert caught.value.category is Category.NOT_FOUND
+
+
 async def test_a_field_edited_by_hand_and_dropped_by_us_stays_with_its_editor(world: World) -> None:
     await world.cluster.apply(kinds.VLLM_MODEL, model(world.namespace, labels={"a": "ours", "b": "ours"}))
     key = Key(world.namespace, KEY_NAME)

@@ -14,7 +14,7 @@ from kubernetes.aio import client
 from kubernetes.aio.config.incluster_config import InClusterConfigLoader
 
 from vllm_operator.api.names import Key
-from vllm_operator.cluster import kinds
+from vllm_operator.cluster import kinds, kubernetes
 from vllm_operator.cluster.errors import ApiError, Category
 from vllm_operator.cluster.kubernetes import KubernetesCluster
 
@@ -139,6 +139,13 @@ async def test_too_many_requests(api: Server) -> None:
     api.says(429, "Too many requests, please try again later.")
     error = await failure(api.url)
     assert (error.category, error.retry_after) == (Category.TRANSIENT, None)
+
+
+async def test_a_busy_api_server_that_asks_for_a_second_gets_it(api: Server) -> None:
+    api.says(429, kubernetes_status(429, "TooManyRequests"), **{"Retry-After": "0"})
+    error = await failure(api.url)
+    assert (error.category, error.retry_after) == (Category.TRANSIENT, 0.0)
+    assert len(api.requests) == 1 + kubernetes.BUSY_RETRIES
 
 
 @pytest.mark.parametrize("code", [408, 410, 500, 502, 503, 504])

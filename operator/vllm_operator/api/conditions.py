@@ -51,6 +51,7 @@ class Reason(StrEnum):
     STARTING = "Starting"
     ROLLING_OUT = "RollingOut"
     CRASH_LOOP_BACK_OFF = "CrashLoopBackOff"
+    CONTAINER_RESTARTED = "ContainerRestarted"
     OUT_OF_MEMORY = "OutOfMemory"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     CONTAINER_CONFIG_ERROR = "ContainerConfigError"
@@ -79,7 +80,6 @@ class Reason(StrEnum):
     READY = "Ready"
     # any
     NOT_ACCEPTED = "NotAccepted"
-    WAITING = "Waiting"
     TERMINATING = "Terminating"
     API_ERROR = "APIError"
     INTERNAL_ERROR = "InternalError"
@@ -140,6 +140,10 @@ REASONS: dict[Reason, tuple[str, str]] = {
         "The vLLM container exits again and again; the message has the end of its log.",
         "Read the message; `kubectl logs --previous` has more.",
     ),
+    Reason.CONTAINER_RESTARTED: (
+        "The vLLM container ended once and loads the model again; the message has the end of its log.",
+        "Wait; read the message if it happens again.",
+    ),
     Reason.OUT_OF_MEMORY: (
         "The container was killed for using more memory than its limit.",
         "Raise resources.limits.memory.",
@@ -197,7 +201,6 @@ REASONS: dict[Reason, tuple[str, str]] = {
     Reason.ROUTE_REJECTED: ("The gateway refuses the route; the message is its own.", "Do what the message says."),
     Reason.READY: ("A request sent through the route would be answered now.", "Nothing."),
     Reason.NOT_ACCEPTED: ("The spec is not accepted, so this was not looked at.", "See Accepted."),
-    Reason.WAITING: ("Something that comes first is not there yet.", "See the other conditions."),
     Reason.TERMINATING: ("The model or its namespace is being deleted.", "Nothing."),
     Reason.API_ERROR: (
         "The API server does not answer as it should; the operator tries again.",

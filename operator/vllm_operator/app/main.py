@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import signal
 import sys
 from collections.abc import Sequence
 
@@ -35,9 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 async def _run(settings: Settings) -> int:
     operator = Operator(settings)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, operator.stop)
+    operator.handle_signals()
     return await operator.run()
 
 

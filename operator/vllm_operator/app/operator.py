@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import signal
 from datetime import UTC, datetime
 
 import httpx
@@ -63,17 +64,25 @@ class Operator:
         """Ask for an orderly end."""
         self._stop.set()
 
+    def handle_signals(self) -> None:
+        """Have SIGTERM and SIGINT ask for an orderly end."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+
     async def run(self) -> int:
         """Run until asked to stop; the process's exit status."""
         settings = self._settings
         log.info("vllm-operator %s starts as %s", __version__, settings.identity)
         await self._health.start()
-        limits = httpx.Limits(max_connections=256, max_keepalive_connections=128)
+        # No connection is kept: httpcore looks at all idle ones for each idle one at each request, so that the probes of a few
+        # hundred pods would take a whole core.
+        limits = httpx.Limits(max_connections=256, max_keepalive_connections=0)
         async with (
             await KubernetesCluster.connect(observer=self._metrics.observe_request) as cluster,
             httpx.AsyncClient(limits=limits, trust_env=False, follow_redirects=False) as client,
         ):
-            prober = Prober(client, lambda key: self._queue.add(key), interval=settings.probe_interval)
+            prober = Prober(client, lambda key: self._queue.add(key, urgent=True), interval=settings.probe_interval)
             recorder = EventRecorder(cluster, utc_now, instance=settings.identity)
             self._reconciler = Reconciler(
                 cluster,
@@ -88,14 +97,14 @@ class Operator:
                 self._reconciler, self._queue, workers=settings.workers, observer=self._metrics.observe_pass
             )
             try:
-                return await self._run(cluster)
+                return await self._run(cluster, prober)
             finally:
                 await self._engine.stop()
                 await prober.close()
                 await self._health.stop()
                 log.info("stopped")
 
-    async def _run(self, cluster: KubernetesCluster) -> int:
+    async def _run(self, cluster: KubernetesCluster, prober: Prober) -> int:
         settings = self._settings
         election = LeaderElection(
             cluster, Key(settings.lease_namespace, settings.lease_name), settings.identity, clock=utc_now
@@ -114,16 +123,21 @@ class Operator:
             log.info("stopping: passes under way are finished")
             return 0
         finally:
+            asked = self._stop.is_set()
             self._stop.set()
             assert self._engine is not None
-            await self._engine.stop()
-            await election.release()
+            # Without the lease another replica works soon: then nothing is finished, it is broken off.
+            await self._engine.stop(grace=15.0 if asked else 1.0)
+            # Renewing goes on until here, and must not take the lease again once it is given up.
             work.cancel()
             stopping.cancel()
-            # kopf ends by itself on the flag.
+            await asyncio.gather(work, stopping, return_exceptions=True)
+            await election.release()
+            # kopf ends by itself on the flag, but waits for every task of the loop, whoever's: the probes would cost 5 s.
+            await prober.close()
             await asyncio.wait({watch}, timeout=10)
             watch.cancel()
-            await asyncio.gather(watch, work, stopping, return_exceptions=True)
+            await asyncio.gather(watch, return_exceptions=True)
 
     async def _watch(self, cluster: KubernetesCluster) -> None:
         """Watch by kopf until stopped."""
@@ -131,14 +145,18 @@ class Operator:
         registry = kopf.OperatorRegistry()
         handlers.register(
             registry,
-            want=lambda key, delay: self._queue.add(key, delay=delay),
+            want_model=self._want_model,
+            want=lambda key, delay: self._queue.add(key, delay=delay, urgent=delay == 0),
             want_gateway=self._want_gateway,
             gateway_api=await _gateway_api(cluster, self._settings.namespaces),
         )
         ready = asyncio.Event()
         noted = asyncio.create_task(self._note_watching(ready))
         try:
-            await kopf.operator(
+            others = asyncio.all_tasks()
+            tasks = await kopf.spawn_tasks(
+                # Otherwise kopf asks for the user's name, and the image's user has only a number. (Its type is kopf's own.)
+                identity=self._settings.identity,  # type: ignore[arg-type]
                 registry=registry,
                 settings=handlers.kopf_settings(),
                 clusterwide=not self._settings.namespaces,
@@ -146,6 +164,9 @@ class Operator:
                 stop_flag=self._stop,
                 ready_flag=ready,
             )
+            # kopf has just taken SIGTERM and SIGINT for itself: it would end first, as if it had failed.
+            self.handle_signals()
+            await kopf.run_tasks(tasks, ignored=others)
         finally:
             noted.cancel()
 
@@ -186,6 +207,11 @@ class Operator:
             for key in known:
                 self._queue.add(key)
             await asyncio.sleep(LIST_AGAIN * (0.9 + 0.2 * random.random()))
+
+    def _want_model(self, key: Key, uid: str, generation: int) -> None:
+        """A model has changed. Most changes are our own writes of its status: they leave its generation as it is."""
+        if self._reconciler is None or self._reconciler.reported.get(key) != (uid, generation):
+            self._queue.add(key, urgent=True)
 
     def _want_gateway(self, gateway: Key) -> None:
         if self._reconciler is not None:

@@ -5,12 +5,20 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
+from vllm_operator.engine.images import parse_version
 from vllm_operator.reconcile.reconciler import Timings
 from vllm_operator.sizing.plan import AcceleratorKind
 from vllm_operator.workload.settings import BuildSettings, GatewayRef
 
 PREFIX = "VLLM_OPERATOR_"
+
+_YES = ("true", "1", "yes")
+_NO = ("false", "0", "no")
+_ACCELERATORS: tuple[AcceleratorKind, ...] = ("nvidia", "amd", "intel", "cpu")
+_LOG_FORMATS = ("json", "text")
+_LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str
             default=environment.get(variable) or default,
             metavar=None if choices else metavar,
             choices=choices,
-            help=f"{help_text} [{variable}; default: {default or 'none'}]",
+            help=f"{help_text} [{variable}; default: {default or 'none'}]".replace("%", "%%"),
         )
 
     add("namespaces", "", "namespaces to watch, separated by commas; none: all", metavar="A,B")
@@ -60,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str
     parser.add_argument(
         "--leader-election",
         action=argparse.BooleanOptionalAction,
-        default=environment.get(variable, "true").lower() not in ("false", "0", "no"),
+        default=environment.get(variable) or "true",
         help=f"hold a Lease, so that several replicas are safe [{variable}; default: true]",
     )
     add("lease-name", "vllm-operator", "name of the Lease", metavar="NAME")
@@ -79,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str
         "default-accelerator",
         defaults.default_accelerator,
         "accelerator of models that name none",
-        choices=("nvidia", "amd", "intel", "cpu"),
+        choices=_ACCELERATORS,
     )
     add("vllm-run-as-user", "", "user id that vLLM runs as, in non-root pods; none: the image's own", metavar="UID")
     add("probe-interval", "3", "seconds between two looks at a pod's /health", metavar="SECONDS")
@@ -97,42 +105,45 @@ def add_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str
         metavar="SECONDS",
     )
     add("cluster-domain", defaults.cluster_domain, "DNS domain of the cluster", metavar="DOMAIN")
-    add("log-format", "json", "how log lines are written", choices=("json", "text"))
-    add("log-level", "info", "least level that is logged", choices=("debug", "info", "warning", "error"))
+    add("log-format", "json", "how log lines are written", choices=_LOG_FORMATS)
+    add("log-level", "info", "least level that is logged", choices=_LOG_LEVELS)
 
 
 def read_settings(arguments: argparse.Namespace) -> Settings:
     """Settings from parsed arguments. Raises SettingsError naming the flag, its value and what would be right."""
     host, port = _host_port("--http-address", arguments.http_address)
-    kinds: tuple[AcceleratorKind, ...] = ("nvidia", "amd", "intel", "cpu")
     return Settings(
         namespaces=tuple(sorted({name.strip() for name in arguments.namespaces.split(",") if name.strip()})),
-        workers=int(_number("--workers", arguments.workers, least=1, most=256)),
+        workers=_whole("--workers", arguments.workers, least=1, most=256),
         http_host=host,
         http_port=port,
-        leader_election=arguments.leader_election,
-        lease_name=arguments.lease_name,
-        lease_namespace=arguments.lease_namespace,
-        identity=arguments.identity,
+        leader_election=_switch("--leader-election", str(arguments.leader_election)),
+        lease_name=_text("--lease-name", arguments.lease_name),
+        lease_namespace=_text("--lease-namespace", arguments.lease_namespace),
+        identity=_text("--identity", arguments.identity),
         probe_interval=_number("--probe-interval", arguments.probe_interval, least=0.5, most=4),
-        log_format=arguments.log_format,
-        log_level=arguments.log_level,
+        log_format=_choice("--log-format", arguments.log_format, _LOG_FORMATS),
+        log_level=_choice("--log-level", arguments.log_level, _LOG_LEVELS),
         timings=Timings(
             resync=_number("--resync-interval", arguments.resync_interval, least=5, most=86400),
             references=_number("--reference-interval", arguments.reference_interval, least=1, most=3600),
             patience=_number("--yield-after", arguments.yield_after, least=0, most=86400),
         ),
         build=BuildSettings(
-            vllm_version=arguments.vllm_version,
-            image_templates={kind: getattr(arguments, f"image_{kind}") for kind in kinds},
-            default_accelerator=arguments.default_accelerator,
+            vllm_version=_version("--vllm-version", arguments.vllm_version),
+            image_templates={
+                kind: _text(f"--image-{kind}", getattr(arguments, f"image_{kind}")) for kind in _ACCELERATORS
+            },
+            default_accelerator=cast(
+                AcceleratorKind, _choice("--default-accelerator", arguments.default_accelerator, _ACCELERATORS)
+            ),
             default_gateway=_gateway(arguments.default_gateway),
             run_as_user=(
-                int(_number("--vllm-run-as-user", arguments.vllm_run_as_user, least=1, most=2**31 - 1))
+                _whole("--vllm-run-as-user", arguments.vllm_run_as_user, least=1, most=2**31 - 1)
                 if arguments.vllm_run_as_user
                 else None
             ),
-            cluster_domain=arguments.cluster_domain,
+            cluster_domain=_text("--cluster-domain", arguments.cluster_domain),
         ),
     )
 
@@ -147,9 +158,43 @@ def _number(flag: str, text: str, *, least: float, most: float) -> float:
     return value
 
 
+def _whole(flag: str, text: str, *, least: int, most: int) -> int:
+    value = _number(flag, text, least=least, most=most)
+    if value != int(value):
+        raise SettingsError(f"{flag} is {text!r}; it must be a whole number from {least} to {most}")
+    return int(value)
+
+
+def _choice(flag: str, text: str, choices: Sequence[str]) -> str:
+    """One of the choices. argparse only looks at what stands on the command line, not at what the environment says."""
+    if text not in choices:
+        raise SettingsError(f"{flag} is {text!r}; it must be one of {', '.join(choices)}")
+    return text
+
+
+def _text(flag: str, text: str) -> str:
+    if not text.strip():
+        raise SettingsError(f"{flag} is {text!r}; it must not be empty")
+    return text.strip()
+
+
+def _version(flag: str, text: str) -> str:
+    try:
+        parse_version(text)
+    except ValueError as error:
+        raise SettingsError(f"{flag} is {text!r}; write a release, e.g. 0.32.0") from error
+    return text
+
+
+def _switch(flag: str, text: str) -> bool:
+    if text.lower() not in (*_YES, *_NO):
+        raise SettingsError(f"{flag} is {text!r}; it must be true or false")
+    return text.lower() in _YES
+
+
 def _host_port(flag: str, text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
-    if not port.isdigit() or not 0 <= int(port) <= 65535:
+    if not port.isdecimal() or not 0 <= int(port) <= 65535:
         raise SettingsError(f"{flag} is {text!r}; write HOST:PORT, e.g. 0.0.0.0:8080")
     return host.strip("[]") or "0.0.0.0", int(port)
 

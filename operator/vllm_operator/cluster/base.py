@@ -42,6 +42,14 @@ class Cluster(Protocol):
         """Write an object; CONFLICT when its metadata.resourceVersion is not the newest."""
         ...
 
+    async def overwrite(self, kind: Kind, obj: Object) -> Object:
+        """Make the spec of an object that exists exactly this, and own it as by apply.
+
+        Takes away what others have put there, which apply cannot: a field that excludes one of ours, or an element of a list
+        whose key somebody has changed.
+        """
+        ...
+
     async def delete(self, kind: Kind, key: Key, *, uid: str | None = None) -> bool:
         """Delete an object and, in the background, what it owns; False when it is gone already.
 

@@ -4,9 +4,10 @@ The client does configuration, credentials and TLS; requests are plain JSON, sin
 typed models would only cost time.
 """
 
+import asyncio
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
@@ -20,6 +21,9 @@ from vllm_operator.cluster.kinds import Kind
 
 LIST_LIMIT = 500
 """Objects asked for in one page of a list."""
+
+BUSY_RETRIES = 3
+"""Times that a request is sent again when the API server is busy, before the whole pass is."""
 
 RequestObserver = Callable[[str, str, int, float], None]
 """Called after each request with verb, kind, HTTP status (0: no answer) and seconds."""
@@ -123,6 +127,29 @@ class KubernetesCluster:
             "PUT", kind, kind.path(metadata["namespace"], metadata["name"]), query=query, body=obj
         )
 
+    async def overwrite(self, kind: Kind, obj: Object) -> Object:
+        """See Cluster.overwrite."""
+        path = kind.path(obj["metadata"]["namespace"], obj["metadata"]["name"])
+        await self._patch(kind, path, [{"op": "replace", "path": "/spec", "value": obj["spec"]}])
+        applied = await self.apply(kind, obj)
+        # A patch and an apply count as two owners, though both are ours; what the patch owns no later apply could remove.
+        fields = applied["metadata"].get("managedFields") or []
+        kept = [
+            entry
+            for entry in fields
+            if entry.get("manager") != FIELD_MANAGER or entry.get("operation") != "Update" or entry.get("subresource")
+        ]
+        version = {"op": "test", "path": "/metadata/resourceVersion", "value": applied["metadata"]["resourceVersion"]}
+        return await self._patch(
+            kind, path, [version, {"op": "replace", "path": "/metadata/managedFields", "value": kept}]
+        )
+
+    async def _patch(self, kind: Kind, path: str, operations: Sequence[Object]) -> Object:
+        query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
+        return await self._request(
+            "PATCH", kind, path, query=query, body=list(operations), content_type="application/json-patch+json"
+        )
+
     async def delete(self, kind: Kind, key: Key, *, uid: str | None = None) -> bool:
         """See Cluster.delete."""
         body: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
@@ -143,8 +170,28 @@ class KubernetesCluster:
         path: str,
         *,
         query: Mapping[str, str] | None = None,
-        body: Object | None = None,
+        body: Object | Sequence[Object] | None = None,
         content_type: str = "application/json",
+    ) -> Object:
+        """One request, sent again when a busy API server asks for that within a second: it has not looked at it then."""
+        for _ in range(BUSY_RETRIES):
+            try:
+                return await self._send(method, kind, path, query=query, body=body, content_type=content_type)
+            except ApiError as error:
+                if error.status != 429 or error.retry_after is None or error.retry_after > 1:
+                    raise
+                await asyncio.sleep(error.retry_after)
+        return await self._send(method, kind, path, query=query, body=body, content_type=content_type)
+
+    async def _send(
+        self,
+        method: str,
+        kind: Kind,
+        path: str,
+        *,
+        query: Mapping[str, str] | None,
+        body: Object | Sequence[Object] | None,
+        content_type: str,
     ) -> Object:
         headers = {"Accept": "application/json", "Content-Type": content_type, "User-Agent": FIELD_MANAGER}
         url = self._api.configuration.host + path + (f"?{urlencode(query)}" if query else "")

@@ -209,6 +209,21 @@ class MemoryCluster:
         obj = _copy(obj)
         return await self._call("replace", kind, key, lambda: self._replace(kind, key, obj))
 
+    async def overwrite(self, kind: Kind, obj: Object) -> Object:
+        """See Cluster.overwrite."""
+        key = key_of(obj)
+        obj = _copy(obj)
+
+        def work() -> Object:
+            stored = self._objects[kind].get(key)
+            if stored is None:
+                raise _not_found(kind, key)
+            self._update(kind, key, {**_body(stored.obj), "spec": obj["spec"]}, stored, manager=FIELD_MANAGER)
+            self._objects[kind][key].owners.pop((FIELD_MANAGER, "Update", ""), None)
+            return self._apply(kind, key, obj, subresource="", manager=FIELD_MANAGER)
+
+        return await self._call("overwrite", kind, key, work)
+
     async def delete(self, kind: Kind, key: Key, *, uid: str | None = None) -> bool:
         """See Cluster.delete. What the object owns is deleted in a later turn of the event loop."""
         return await self._call("delete", kind, key, lambda: self._delete_checked(kind, key, uid))

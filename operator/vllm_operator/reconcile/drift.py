@@ -11,6 +11,9 @@ from vllm_operator.workload.quantities import parse_quantity
 _LIST_KEYS = ("name", "mountPath", "containerPort", "type", "uid", "topologyKey", "key")
 """Keys by which elements of a list of objects are told apart, in order of preference."""
 
+_ATOMIC = frozenset({"selector", "nodeSelector"})
+"""Maps that the API server replaces as a whole, so that a key more than ours is drift: with it a Service finds no pod."""
+
 _QUANTITY_PARENTS = frozenset({"limits", "requests", "sizeLimit"})
 
 
@@ -21,6 +24,8 @@ def covers(live: Any, wanted: Any, *, parent: str = "") -> bool:
             if not isinstance(live, dict):
                 # An empty object may be dropped or kept by the API server: emptyDir: {} is kept, resources: {} is too.
                 return not wanted and live is None
+            if parent in _ATOMIC:
+                return live == wanted
             inside = parent if parent in _QUANTITY_PARENTS else None
             return all(covers(live.get(name), value, parent=inside or name) for name, value in wanted.items())
         case list():
@@ -28,6 +33,8 @@ def covers(live: Any, wanted: Any, *, parent: str = "") -> bool:
                 return not wanted and live is None
             return _covers_list(live, wanted, parent)
         case _:
+            if live is None and wanted in ("", False, 0):
+                return True  # The API server leaves many zeros out.
             return bool(live == wanted) or (parent in _QUANTITY_PARENTS and _same_quantity(live, wanted))
 
 

@@ -44,6 +44,7 @@ class Engine:
     def start(self) -> None:
         """Begin to work."""
         if not self._tasks:
+            self._queue.begin()
             self._tasks = [asyncio.create_task(self._work(), name=f"worker {n}") for n in range(self._workers)]
 
     @property
@@ -98,19 +99,31 @@ class Engine:
     async def _failed(self, key: Key, error: ApiError) -> None:
         if error.category is Category.TERMINATING:
             log.info("%s: the namespace is going: %s", key, error.message)
+            await self._show(key, Reason.TERMINATING, error.message)
             self._queue.done(key, again_after=TERMINATING_AFTER)
             return
-        await self._retry(key, Reason.API_ERROR, error.message, at_least=error.retry_after or 0.0)
+        # What the operator may not do lasts until somebody changes it, so it is shown at once.
+        denied = error.category is Category.DENIED
+        reason = Reason.PERMISSION_DENIED if denied else Reason.API_ERROR
+        await self._retry(key, reason, error.message, at_least=error.retry_after or 0.0, at_once=denied)
 
     async def _retry(
         self, key: Key, reason: Reason, message: str, *, at_least: float = 0.0, at_once: bool = False
     ) -> None:
         failures = self._queue.failures(key) + 1
         if at_once or failures >= SHOWN_AFTER:
-            try:
-                await self._reconciler.report_failure(key, reason, message)
-            except ApiError as error:
-                log.debug("%s: the failure cannot be shown: %s", key, error)
+            await self._show(key, reason, message)
         delay = self._queue.retry(key, at_least=at_least)
         level = logging.WARNING if failures >= 3 else logging.INFO
         log.log(level, "%s: try %d failed, next in %.1f s: %s", key, failures, delay, message)
+
+    async def _show(self, key: Key, reason: Reason, message: str) -> None:
+        """Say it on the model, if that can be done."""
+        try:
+            async with asyncio.timeout(PASS_TIMEOUT):
+                await self._reconciler.report_failure(key, reason, message)
+        except (ApiError, TimeoutError) as error:
+            log.debug("%s: the failure cannot be shown: %s", key, error)
+        except Exception:
+            # A worker that ends would leave its key in the queue for ever, and the other models with a worker less.
+            log.exception("%s: a bug in the operator while it shows a failure", key)

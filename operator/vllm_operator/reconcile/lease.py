@@ -58,14 +58,20 @@ class LeaderElection:
     async def hold(self) -> None:
         """Renew until it fails for longer than the deadline, or somebody else holds the lease; then return."""
         while self.leading:
-            await asyncio.sleep(self._retry)
-            if not await self._try() and self._lost():
+            deadline = self.last_renewal + self._renew_deadline
+            try:
+                # Neither the pause nor a request that hangs may outlast the deadline: others may start soon after it.
+                async with asyncio.timeout_at(deadline):
+                    await asyncio.sleep(self._retry)
+                    renewed = self.leading and await self._try()
+            except TimeoutError:
+                renewed = False
+            if self.leading and not renewed and (self._taken() or _now() >= deadline):
                 self.leading = False
                 log.error("lost the lease %s", self._lease)
 
-    def _lost(self) -> bool:
-        taken = self._seen is not None and self._seen[0].partition("|")[0] not in ("", self._identity)
-        return taken or _now() - self.last_renewal > self._renew_deadline
+    def _taken(self) -> bool:
+        return self._seen is not None and self._seen[0].partition("|")[0] not in ("", self._identity)
 
     async def release(self) -> None:
         """Give the lease up, so that another replica need not wait for it to run out."""
@@ -85,7 +91,7 @@ class LeaderElection:
         """Take or renew the lease; False when it is another's or the API server does not answer."""
         asked = _now()
         try:
-            async with asyncio.timeout(self._renew_deadline / 2):
+            async with asyncio.timeout(self._renew_deadline * 0.3):  # A hung try leaves time for another.
                 lease = await self._cluster.get(kinds.LEASE, self._lease)
                 if lease is None:
                     await self._cluster.create(kinds.LEASE, self._body(None))
@@ -94,7 +100,7 @@ class LeaderElection:
                 else:
                     return False
         except (ApiError, TimeoutError) as error:
-            log.warning("the lease %s cannot be written: %s", self._lease, error or type(error).__name__)
+            log.warning("the lease %s cannot be written: %s", self._lease, str(error) or type(error).__name__)
             return False
         self._seen = None
         self.last_renewal = asked

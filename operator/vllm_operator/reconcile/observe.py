@@ -154,17 +154,22 @@ def _trouble(container: Mapping[str, Any]) -> tuple[Reason, str] | None:
     reason = waiting.get("reason", "")
     message = str(waiting.get("message", ""))
     if reason in _PULL_REASONS:
-        return Reason.IMAGE_PULL_FAILED, f"container {name}: {reason}: {message}"
+        # The kubelet goes back and forth between trying and waiting, with two wordings of one error.
+        return Reason.IMAGE_PULL_FAILED, f"container {name}: {message.rpartition(': ErrImagePull: ')[2] or reason}"
     if reason in _CONFIG_REASONS:
         return Reason.CONTAINER_CONFIG_ERROR, f"container {name}: {reason}: {message}"
     running = "running" in state and container.get("ready")
-    if running or not ended or (ended.get("exitCode") == 0 and ended.get("reason") == "Completed"):
+    completed = ended.get("exitCode") == 0 and ended.get("reason") == "Completed" and reason != "CrashLoopBackOff"
+    if running or not ended or completed:
         return None
     if ended.get("reason") == "OOMKilled":
         return Reason.OUT_OF_MEMORY, f"container {name} was killed: it used more memory than its limit"
     tail = last_lines(str(ended.get("message") or ""))
     cause = f"signal {ended['signal']}" if ended.get("signal") else f"exit code {ended.get('exitCode')}"
-    return Reason.CRASH_LOOP_BACK_OFF, f"container {name} ended with {cause}" + (f": {tail}" if tail else "")
+    said = f"container {name} ended with {cause}" + (f": {tail}" if tail else "")
+    if "running" in state and (container.get("restartCount") or 0) <= 1:
+        return Reason.CONTAINER_RESTARTED, f"started anew after {said}"
+    return Reason.CRASH_LOOP_BACK_OFF, said
 
 
 def last_lines(text: str, *, lines: int = 6, most: int = 1200) -> str:

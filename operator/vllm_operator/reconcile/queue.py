@@ -20,8 +20,9 @@ class WorkQueue:
     """Keys that want work. Not thread-safe: it belongs to one event loop."""
 
     def __init__(self, *, jitter: Callable[[], float] = random.random) -> None:
-        self._due: dict[Key, float] = {}
-        self._heap: list[tuple[float, int, Key]] = []
+        self._due: dict[Key, tuple[float, bool]] = {}
+        self._heaps: dict[bool, list[tuple[float, int, Key]]] = {True: [], False: []}
+        """By urgency: what a user has changed does not wait behind what the cluster reports."""
         self._sequence = itertools.count()
         self._processing: dict[Key, float] = {}
         self._failures: dict[Key, int] = {}
@@ -30,14 +31,23 @@ class WorkQueue:
         self._jitter = jitter
         self._last_done = 0.0
 
-    def add(self, key: Key, *, delay: float = 0.0) -> None:
-        """Want work on this key in `delay` seconds; an earlier wish stands."""
+    def begin(self) -> None:
+        """Workers start now: what was due before does not count as being stuck."""
+        self._last_done = _now()
+
+    def add(self, key: Key, *, delay: float = 0.0, urgent: bool = False) -> None:
+        """Want work on this key in `delay` seconds; an earlier or more urgent wish stands.
+
+        Of the keys that are due, urgent ones are given first.
+        """
         when = _now() + max(0.0, delay)
         known = self._due.get(key)
-        if known is not None and known <= when:
-            return
-        self._due[key] = when
-        heapq.heappush(self._heap, (when, next(self._sequence), key))
+        if known is not None:
+            if known[0] <= when and known[1] >= urgent:
+                return
+            when, urgent = min(known[0], when), urgent or known[1]
+        self._due[key] = (when, urgent)
+        heapq.heappush(self._heaps[urgent], (when, next(self._sequence), key))
         self._wake.set()
 
     async def get(self) -> Key | None:
@@ -57,16 +67,26 @@ class WorkQueue:
 
     def _pop(self) -> tuple[Key | None, float | None]:
         """The next key, or else the seconds to wait for one (None: until something is added)."""
+        waits: list[float] = []
+        for urgent, heap in self._heaps.items():
+            key, wait = self._pop_from(heap, urgent=urgent)
+            if key is not None:
+                return key, None
+            if wait is not None:
+                waits.append(wait)
+        return None, min(waits, default=None)
+
+    def _pop_from(self, heap: list[tuple[float, int, Key]], *, urgent: bool) -> tuple[Key | None, float | None]:
         held: list[tuple[float, int, Key]] = []
         try:
-            while self._heap:
-                when, _, key = self._heap[0]
-                if self._due.get(key) != when:
-                    heapq.heappop(self._heap)  # An entry that an earlier wish has overtaken.
+            while heap:
+                when, _, key = heap[0]
+                if self._due.get(key) != (when, urgent):
+                    heapq.heappop(heap)  # An entry that another wish has overtaken.
                     continue
                 if when > _now():
                     return None, when - _now()
-                entry = heapq.heappop(self._heap)
+                entry = heapq.heappop(heap)
                 if key in self._processing:
                     held.append(entry)  # Becomes available when its worker is done, which wakes us.
                     continue
@@ -75,7 +95,7 @@ class WorkQueue:
             return None, None
         finally:
             for entry in held:
-                heapq.heappush(self._heap, entry)
+                heapq.heappush(heap, entry)
 
     def done(self, key: Key, *, again_after: float | None = None) -> None:
         """The work went well; want it again after that many seconds, if given."""
@@ -120,7 +140,7 @@ class WorkQueue:
     def stuck_for(self) -> float:
         """Seconds for which a key has been due, or worked on, without any key having been finished; 0 when all is well."""
         now = _now()
-        waiting = [when for key, when in self._due.items() if when <= now]
+        waiting = [when for when, _ in self._due.values() if when <= now]
         oldest = min([*waiting, *self._processing.values()], default=now)
         return max(0.0, now - max(oldest, self._last_done))
 

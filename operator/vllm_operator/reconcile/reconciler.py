@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from vllm_operator import __version__
 from vllm_operator.api.conditions import ConditionType, Reason
 from vllm_operator.api.errors import Refusal
-from vllm_operator.api.names import ANNOTATION_APPLIED, PORT, Key, content_hash, selector_labels
+from vllm_operator.api.names import ANNOTATION_APPLIED, CONTAINER, PORT, Key, content_hash, selector_labels
 from vllm_operator.api.types import KIND, VLLMModelSpec
 from vllm_operator.cluster import kinds
 from vllm_operator.cluster.base import Cluster, Object, key_of
@@ -84,7 +84,7 @@ class Loaded:
 
     key: Key
     model: Object
-    children: Mapping[Kind, Object | None]
+    children: dict[Kind, Object | None]
     revisions: list[Pinned]
     pods: list[Object]
     gateway_api: bool
@@ -108,6 +108,8 @@ class Decision:
     children: dict[Kind, Object | None]
     """Kinds that are missing are left alone; None: pruned."""
     references: LoadedReferences = field(default_factory=LoadedReferences)
+    api_key: str | None = field(default=None, repr=False)
+    """What the operator's own probe asks with."""
     automatic_rollout: bool = True
     revision_history_limit: int = 10
 
@@ -139,6 +141,8 @@ class Reconciler:
         self._gateways: dict[Key, set[Key]] = {}
         self.states: dict[Key, tuple[str, str]] = {}
         """Key → (status, reason) of Ready, for metrics."""
+        self.reported: dict[Key, tuple[str, int]] = {}
+        """Key → (uid, generation) of the spec that the status speaks of."""
 
     async def reconcile(self, key: Key) -> float | None:
         """One pass; seconds until the model should be looked at again, or None when it is gone."""
@@ -151,9 +155,9 @@ class Reconciler:
             decision = await self._decide(loaded)
             verdict = reporting.accepted()
             if decision.references.digests:
-                again = min(again, self._timings.references)
+                again = min(again, self._timings.references * (0.8 + 0.2 * self._jitter()))
         except Refusal as refusal:
-            decision = self._keep(loaded)
+            decision = await self._keep(loaded)
             verdict = reporting.refused(refusal.reason, refusal.message)
             if refusal.reason not in reporting.TERMINAL or refusal.reason is Reason.CHILD_CONFLICT:
                 again = self._timings.waiting
@@ -190,6 +194,7 @@ class Reconciler:
         """The model is gone."""
         self._prober.forget(key)
         self.states.pop(key, None)
+        self.reported.pop(key, None)
         for models in self._gateways.values():
             models.discard(key)
 
@@ -282,6 +287,7 @@ class Reconciler:
         elif pinned is not loaded.revisions[-1]:
             pinned = await self._write_revision(loaded, pinned.inputs_hash, dict(pinned.data))
         rollout = spec.rollout
+        secret = spec.auth.api_key_secret_ref if spec.auth else None
         return Decision(
             spec=spec,
             pinned=pinned,
@@ -294,15 +300,18 @@ class Reconciler:
                 **({kinds.HTTP_ROUTE: build_http_route(key, uid, spec, self._settings)} if loaded.gateway_api else {}),
             },
             references=references,
+            api_key=references.secret_value(secret.name, secret.key) if secret else None,
             automatic_rollout=rollout is None or rollout.strategy in (None, "Auto"),
             revision_history_limit=(rollout.revision_history_limit if rollout else None) or 10,
         )
 
-    def _keep(self, loaded: Loaded) -> Decision:
+    async def _keep(self, loaded: Loaded) -> Decision:
         """What to hold on to while the spec is refused: the newest revision, as it serves now."""
         raw = loaded.model.get("spec") or {}
         pinned = loaded.revisions[-1] if loaded.revisions else None
         deployment = loaded.children[kinds.DEPLOYMENT]
+        if deployment is not None and not revs.is_owned(deployment, loaded.uid):
+            deployment = None
         suspended = raw.get("suspend") is True
         serving = (deployment or {}).get("spec", {}).get("replicas")
         wanted = 0 if suspended else serving if isinstance(serving, int) else raw.get("replicas", 1)
@@ -312,7 +321,27 @@ class Reconciler:
                 kinds.DEPLOYMENT: self._deployment(pinned, wanted),
                 kinds.SERVICE: build_service(loaded.key, loaded.uid),
             }
-        return Decision(spec=None, pinned=pinned, wanted=wanted, suspended=suspended, children=children)
+        return Decision(
+            spec=None,
+            pinned=pinned,
+            wanted=wanted,
+            suspended=suspended,
+            children=children,
+            api_key=await self._pinned_api_key(loaded.key, pinned),
+            automatic_rollout=(raw.get("rollout") or {}).get("strategy") in (None, "Auto"),
+        )
+
+    async def _pinned_api_key(self, key: Key, pinned: Pinned | None) -> str | None:
+        """The API key of the pods that serve while the spec is refused: without it the probe would call them broken."""
+        containers = pinned.deployment["spec"]["template"]["spec"]["containers"] if pinned is not None else []
+        for container in containers:
+            for variable in container.get("env") or []:
+                selector = (variable.get("valueFrom") or {}).get("secretKeyRef")
+                if container["name"] == CONTAINER and variable["name"] == "VLLM_API_KEY" and selector:
+                    secret = await self._cluster.get(kinds.SECRET, Key(key.namespace, selector["name"]))
+                    found = LoadedReferences(objects={} if secret is None else {("Secret", selector["name"]): secret})
+                    return found.secret_value(selector["name"], selector["key"])
+        return None
 
     @staticmethod
     def _deployment(pinned: Pinned, wanted: int) -> Object:
@@ -322,25 +351,26 @@ class Reconciler:
     async def _new_revision(
         self, loaded: Loaded, wanted_hash: str, data: dict[str, Any], *, wanted: int, user_template: bool
     ) -> Pinned:
-        """Make the revision, after the API server has said that it would take the Deployment."""
-        candidate = Pinned("", 0, wanted_hash, data)
+        """Make the revision, after the API server has taken its Deployment: what it refuses leaves no trace.
+
+        A crash in between does no harm: the next pass decides the same again and finds the Deployment in place.
+        """
         live = loaded.children[kinds.DEPLOYMENT]
         self._check_ownership(kinds.DEPLOYMENT, live, loaded.uid)
-        try:
-            await self._cluster.apply(kinds.DEPLOYMENT, self._deployment(candidate, wanted), dry_run=True)
-        except ApiError as error:
-            if error.category is Category.INVALID:
-                reason = Reason.INVALID_POD_TEMPLATE if user_template else Reason.INVALID_SPEC
-                raise Refusal(reason, f"the API server refuses the Deployment: {error.message}") from error
-            if error.category is Category.DENIED:
-                raise _denied(kinds.DEPLOYMENT, error) from error
-            raise
+        candidate = self._deployment(Pinned("", 0, wanted_hash, data), wanted)
+        reason = Reason.INVALID_POD_TEMPLATE if user_template else Reason.INVALID_SPEC
+        loaded.children[kinds.DEPLOYMENT] = await self._ensure(kinds.DEPLOYMENT, live, candidate, invalid=reason)
         return await self._write_revision(loaded, wanted_hash, data)
 
     async def _write_revision(self, loaded: Loaded, wanted_hash: str, data: dict[str, Any]) -> Pinned:
         number = revs.next_number(loaded.revisions)
         obj = build_controller_revision(loaded.key, loaded.uid, inputs_hash=wanted_hash, revision=number, data=data)
-        await self._write(kinds.CONTROLLER_REVISION, obj)
+        try:
+            await self._write(kinds.CONTROLLER_REVISION, obj)
+        except ApiError as error:
+            if error.category is Category.DENIED:
+                raise _denied(kinds.CONTROLLER_REVISION, error) from error
+            raise
         log.info("%s: revision %s is number %d", loaded.key, obj["metadata"]["name"], number)
         pinned = Pinned(obj["metadata"]["name"], number, wanted_hash, data)
         loaded.revisions[:] = [known for known in loaded.revisions if known.name != pinned.name] + [pinned]
@@ -376,27 +406,36 @@ class Reconciler:
             raise failure
         return done
 
-    async def _ensure(self, kind: Kind, live: Object | None, wanted: Object) -> Object:
-        """Apply the object unless the live one has all of it already."""
+    async def _ensure(
+        self, kind: Kind, live: Object | None, wanted: Object, *, invalid: Reason = Reason.CHILD_REJECTED
+    ) -> Object:
+        """Apply the object unless the live one has all of it already. Raises Refusal, with `invalid` when it is not valid."""
         digest = content_hash(wanted)
         annotations = {**(wanted["metadata"].get("annotations") or {}), ANNOTATION_APPLIED: digest}
         wanted = {**wanted, "metadata": {**wanted["metadata"], "annotations": annotations}}
         if live is not None and covers(live, wanted):
             return live
         identity = (kind.kind, (live or {}).get("metadata", {}).get("uid", ""))
-        if live is not None and self._futile.get(identity) == (live["metadata"]["resourceVersion"], digest):
+        if live is not None and self._futile.get(identity) == (_version(live), digest):
             return live  # The API server holds on to another value than ours: applying again would only spin.
         try:
-            result = await self._write(kind, wanted)
+            try:
+                result = await self._write(kind, wanted)
+            except ApiError as error:
+                if error.category is not Category.INVALID or live is None:
+                    raise
+                # Perhaps what somebody else has put there excludes ours, e.g. minAvailable our maxUnavailable, and an apply
+                # cannot take away what others own.
+                result = await self._write(kind, wanted, overwrite=True)
         except ApiError as error:
             if error.category is Category.DENIED:
                 raise _denied(kind, error) from error
             if error.category is Category.INVALID:
-                raise Refusal(Reason.CHILD_REJECTED, f"the API server refuses the {kind}: {error.message}") from error
+                raise Refusal(invalid, f"the API server refuses the {kind}: {error.message}") from error
             raise
         if not covers(result, wanted):
             log.error("%s %s: the API server keeps other values than those applied", kind, key_of(wanted))
-            self._futile[kind.kind, result["metadata"]["uid"]] = (result["metadata"]["resourceVersion"], digest)
+            self._futile[kind.kind, result["metadata"]["uid"]] = (_version(result), digest)
         return result
 
     @staticmethod
@@ -416,10 +455,10 @@ class Reconciler:
             "rename the model or delete that object",
         )
 
-    async def _write(self, kind: Kind, obj: Object) -> Object:
-        result = await self._cluster.apply(kind, obj)
-        self._on_write("apply", kind.kind)
-        log.info("%s: applied %s", key_of(obj), kind)
+    async def _write(self, kind: Kind, obj: Object, *, overwrite: bool = False) -> Object:
+        result = await (self._cluster.overwrite if overwrite else self._cluster.apply)(kind, obj)
+        self._on_write("overwrite" if overwrite else "apply", kind.kind)
+        log.info("%s: %s %s", key_of(obj), "overwrote" if overwrite else "applied", kind)
         return result
 
     async def _delete(self, kind: Kind, obj: Object) -> None:
@@ -432,7 +471,8 @@ class Reconciler:
             return
         old = revs.superfluous(loaded.revisions, current=decision.pinned.name, limit=decision.revision_history_limit)
         for pinned in old:
-            if await self._cluster.delete(kinds.CONTROLLER_REVISION, Key(loaded.key.namespace, pinned.name)):
+            where = Key(loaded.key.namespace, pinned.name)
+            if await self._cluster.delete(kinds.CONTROLLER_REVISION, where, uid=pinned.uid):
                 self._on_write("delete", kinds.CONTROLLER_REVISION.kind)
 
     # observe
@@ -456,12 +496,8 @@ class Reconciler:
         )
 
     def _watch_pods(self, key: Key, decision: Decision, workload: WorkloadObservation) -> None:
-        api_key = None
-        if decision.spec is not None and decision.spec.auth and decision.spec.auth.api_key_secret_ref:
-            reference = decision.spec.auth.api_key_secret_ref
-            api_key = decision.references.secret_value(reference.name, reference.key)
         targets = [
-            Target(pod.name, pod.uid, pod.address, PORT, api_key)
+            Target(pod.name, pod.uid, pod.address, PORT, decision.api_key)
             for pod in workload.pods
             if pod.ready and not pod.leaving and pod.address
         ]
@@ -548,12 +584,14 @@ class Reconciler:
         status = reporting.report(subject, observation, previous=previous, now=now)
         summary = next(condition for condition in status["conditions"] if condition["type"] == "Ready")
         self.states[loaded.key] = (summary["status"], summary["reason"])
-        if status == previous:
+        self.reported[loaded.key] = (loaded.uid, subject.generation)
+        if _same_status(status, previous):
             return
         body = {
             "apiVersion": kinds.VLLM_MODEL.api_version,
             "kind": kinds.VLLM_MODEL.kind,
-            "metadata": {"name": loaded.key.name, "namespace": loaded.key.namespace},
+            # With the uid, so that a model of the same name that has just taken its place does not get it.
+            "metadata": {"name": loaded.key.name, "namespace": loaded.key.namespace, "uid": loaded.uid},
             "status": status,
         }
         try:
@@ -572,22 +610,28 @@ class Reconciler:
         if model is None:
             return
         previous = model.get("status") or {}
+        self.states[key] = ("Unknown", str(reason))
+        generation = model["metadata"]["generation"]
+        if any(
+            (each["type"], each["reason"], each["observedGeneration"]) == ("Accepted", str(reason), generation)
+            for each in previous.get("conditions") or []
+        ):
+            return  # A message that is another each time would make a write, its event a pass, and so on without backoff.
         now = self._clock().isoformat(timespec="seconds").replace("+00:00", "Z")
         kept = [each for each in previous.get("conditions") or [] if each["type"] not in ("Accepted", "Ready")]
-        generation = model["metadata"]["generation"]
         verdicts = [
             Verdict(ConditionType.ACCEPTED, "Unknown", reason, message),
             Verdict(ConditionType.READY, "Unknown", reason, message),
         ]
         shown = [reporting.make_condition(verdict, generation, previous=previous, now=now) for verdict in verdicts]
         status = {**previous, "observedGeneration": generation, "conditions": [*shown, *kept]}
-        if status != previous:
+        if not _same_status(status, previous):
             await self._cluster.apply_status(
                 kinds.VLLM_MODEL,
                 {
                     "apiVersion": kinds.VLLM_MODEL.api_version,
                     "kind": KIND,
-                    "metadata": {"name": key.name, "namespace": key.namespace},
+                    "metadata": {"name": key.name, "namespace": key.namespace, "uid": model["metadata"]["uid"]},
                     "status": status,
                 },
             )
@@ -603,6 +647,21 @@ def parse_spec(raw: Mapping[str, Any]) -> VLLMModelSpec:
             f"spec.{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in error.errors()[:5]
         ]
         raise Refusal(Reason.INVALID_SPEC, "; ".join(problems)) from error
+
+
+def _version(obj: Object) -> str:
+    """What moves when somebody changes the object; a Deployment's resourceVersion moves with its status too."""
+    metadata = obj["metadata"]
+    return str(metadata.get("generation") or metadata["resourceVersion"])
+
+
+def _same_status(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Equal, whatever the order of the conditions: server-side apply keeps its own."""
+
+    def ordered(status: Mapping[str, Any]) -> dict[str, Any]:
+        return {**status, "conditions": sorted(status.get("conditions") or [], key=lambda each: str(each["type"]))}
+
+    return ordered(one) == ordered(other)
 
 
 def _auth_references(spec: VLLMModelSpec) -> frozenset[Reference]:

@@ -96,6 +96,7 @@ _TROUBLE_ORDER = (
     Reason.CONTAINER_CONFIG_ERROR,
     Reason.OUT_OF_MEMORY,
     Reason.CRASH_LOOP_BACK_OFF,
+    Reason.CONTAINER_RESTARTED,
 )
 
 
@@ -177,8 +178,11 @@ def serving(subject: Subject, observation: Observation, *, previous: Mapping[str
         reason, message = min(failures)
         return verdict("False", reason, message)
     known = _find(previous or {}, ConditionType.SERVING)
-    if known.get("status") == "True" and known.get("reason") == Reason.SERVING:
-        return verdict("True", Reason.SERVING, str(known.get("message", "")))
+    said, words = str(known.get("reason")), str(known.get("message", ""))
+    if known.get("status") == "True" and said == Reason.SERVING:
+        return verdict("True", Reason.SERVING, words)
+    if said in _PROBE_REASONS.values() and any(f"pod {pod.name}: " in words for pod in pods):
+        return verdict("False", Reason(said), words)
     return verdict("Unknown", Reason.NOT_PROBED, "the operator has not asked a pod yet")
 
 
@@ -233,12 +237,12 @@ def ready(subject: Subject, workload: WorkloadObservation, others: Iterable[Verd
     return verdict("True", Reason.READY, "requests are answered")
 
 
-def kstatus(subject: Subject, summary: Verdict) -> list[Verdict]:
+def kstatus(subject: Subject, summary: Verdict, workload: WorkloadObservation) -> list[Verdict]:
     """Reconciling or Stalled, each only while true, as kstatus (Flux, kpt, kubectl wait) reads them."""
     if summary.status == "True" or (subject.accepted.status == "True" and subject.wanted == 0):
         return []
     stalled = subject.accepted.status == "False" and subject.accepted.reason in TERMINAL
-    if stalled or summary.reason is Reason.DEADLINE_EXCEEDED:
+    if stalled or workload.deadline_exceeded is not None:
         return [Verdict(ConditionType.STALLED, "True", summary.reason, summary.message)]
     return [Verdict(ConditionType.RECONCILING, "True", summary.reason, summary.message)]
 
@@ -257,7 +261,7 @@ def report(subject: Subject, observation: Observation, *, previous: Mapping[str,
         route_ready(observation),
     ]
     summary = ready(subject, workload, verdicts)
-    verdicts += [summary, *kstatus(subject, summary)]
+    verdicts += [summary, *kstatus(subject, summary, workload)]
     lengths = [result.max_model_len for result in observation.probes.values() if result.max_model_len is not None]
     same_revision = previous.get("revision") == subject.fields.get("revision")
     known_length = previous.get("maxModelLen") if same_revision else None
@@ -336,7 +340,6 @@ _CALM = frozenset(
         Reason.NOT_PROBED,
         Reason.SUSPENDED,
         Reason.SCALED_TO_ZERO,
-        Reason.WAITING,
         Reason.YIELDING,
     )
 )

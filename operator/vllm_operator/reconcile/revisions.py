@@ -20,6 +20,8 @@ class Pinned:
     number: int
     inputs_hash: str
     data: Mapping[str, Any]
+    uid: str | None = None
+    """Of the object; None when it was just made."""
 
     @property
     def deployment(self) -> Object:
@@ -45,6 +47,7 @@ def read_revisions(objects: Sequence[Object], *, uid: str) -> list[Pinned]:
             number=int(obj["revision"]),
             inputs_hash=(obj["metadata"].get("annotations") or {}).get(ANNOTATION_INPUTS, ""),
             data=obj.get("data") or {},
+            uid=obj["metadata"]["uid"],
         )
         for obj in objects
         if is_owned(obj, uid) and "deletionTimestamp" not in obj["metadata"] and "deployment" in (obj.get("data") or {})

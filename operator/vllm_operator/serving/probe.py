@@ -15,6 +15,8 @@ from vllm_operator.api.names import Key
 
 TIMEOUT = 2.0
 """Seconds that one request may take."""
+LONGEST_PAUSE = 4.0
+"""A pod that goes on not answering is asked less and less often, down to once in so many intervals."""
 CONFIRM_AFTER = 0.5
 """Seconds after which a failure is looked at again before it is believed."""
 
@@ -63,20 +65,28 @@ class Target:
 async def probe(client: httpx.AsyncClient, target: Target) -> ProbeResult:
     """Ask one pod. Never raises for what the pod does."""
     try:
-        health = await client.get(f"{target.base_url}/health", timeout=TIMEOUT)
+        health = await _get(client, f"{target.base_url}/health")
         if health.status_code != 200:
             return ProbeResult(ProbeState.UNHEALTHY, f"/health answers {health.status_code}")
         headers = {"Authorization": f"Bearer {target.api_key}"} if target.api_key else {}
-        answer = await client.get(f"{target.base_url}/v1/models", headers=headers, timeout=TIMEOUT)
+        answer = await _get(client, f"{target.base_url}/v1/models", headers)
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         return ProbeResult(ProbeState.UNREACHABLE, f"cannot connect to port {target.port}: {_words(error)}")
+    except (httpx.TimeoutException, TimeoutError):
+        return ProbeResult(ProbeState.UNHEALTHY, f"no answer within {TIMEOUT:g} s")
     except httpx.HTTPError as error:
-        return ProbeResult(ProbeState.UNHEALTHY, f"no answer within {TIMEOUT:g} s: {_words(error)}")
+        return ProbeResult(ProbeState.UNHEALTHY, f"the answer broke off: {_words(error)}")
     if answer.status_code == 401:
         return ProbeResult(ProbeState.KEY_REJECTED, "/v1/models answers 401 to the key of spec.auth")
     if answer.status_code != 200:
         return ProbeResult(ProbeState.NO_MODELS, f"/v1/models answers {answer.status_code}")
     return _read_models(answer)
+
+
+async def _get(client: httpx.AsyncClient, url: str, headers: dict[str, str] | None = None) -> httpx.Response:
+    """GET, within TIMEOUT in all: httpx's own timeouts are for each chunk, so a trickle would hold the probe for ever."""
+    async with asyncio.timeout(TIMEOUT):
+        return await client.get(url, headers=headers, timeout=TIMEOUT)
 
 
 def _read_models(answer: httpx.Response) -> ProbeResult:
@@ -96,6 +106,7 @@ def _words(error: httpx.HTTPError) -> str:
 class Prober:
     """Asks the pods of every model again and again, and tells when an answer changes.
 
+    At most `concurrency` of the pods that do not answer are asked at the same time; those that do are asked whenever it is time.
     `on_change(key)` is called then; `results(key)` is what is known now, by pod uid.
     """
 
@@ -154,29 +165,37 @@ class Prober:
             self._results.pop(key, None)
 
     async def _ask_for_ever(self, key: Key, uid: str) -> None:
+        pause = self._interval
         while True:
             target = self._targets[key][uid]
-            result = await self._ask(target)
-            if result.state is not ProbeState.OK and self._good(key, uid):
-                # One lost packet or one busy second is no outage; a second look still keeps within 10 s in all.
-                await asyncio.sleep(CONFIRM_AFTER)
+            if self._good(key, uid):
+                # No waiting behind pods that do not answer: what is lost must be seen in time.
                 result = await self._ask(target)
+                if result.state is not ProbeState.OK:
+                    # One lost packet or one busy second is no outage; a second look still keeps within 10 s in all.
+                    await asyncio.sleep(CONFIRM_AFTER)
+                    result = await self._ask(target)
+            else:
+                async with self._slots:
+                    result = await self._ask(target)
+            pause = (
+                self._interval if result.state is ProbeState.OK else min(pause * 1.2, self._interval * LONGEST_PAUSE)
+            )
             before = self._results.setdefault(key, {}).get(uid)
             self._results[key][uid] = result
             if before != result:
                 self._on_change(key)
-            await asyncio.sleep(self._interval)
+            await asyncio.sleep(pause)
 
     def _good(self, key: Key, uid: str) -> bool:
         known = self._results.get(key, {}).get(uid)
         return known is not None and known.state is ProbeState.OK
 
     async def _ask(self, target: Target) -> ProbeResult:
-        async with self._slots:
-            try:
-                return await probe(self._client, target)
-            except Exception as error:
-                return ProbeResult(ProbeState.UNHEALTHY, f"the probe failed: {type(error).__name__}")
+        try:
+            return await probe(self._client, target)
+        except Exception as error:
+            return ProbeResult(ProbeState.UNHEALTHY, f"the probe failed: {type(error).__name__}")
 
 
 def missing_names(result: ProbeResult, served_model_names: list[str]) -> list[str]:

@@ -1,0 +1,1 @@
+"""`make demo`: from nothing to a chat completion, each step told as it happens."""

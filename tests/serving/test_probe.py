@@ -1,0 +1,414 @@
+"""The probe against a real HTTP server on loopback; timing against a transport that answers as that server does."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+from aiohttp import web
+
+from vllm_operator.api.names import Key
+from vllm_operator.serving import probe as probing
+from vllm_operator.serving.probe import (
+    CONFIRM_AFTER,
+    LONGEST_PAUSE,
+    TIMEOUT,
+    Prober,
+    ProbeResult,
+    ProbeState,
+    Target,
+    missing_names,
+    probe,
+)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+KEY = Key("ns", "m")
+MODELS = {
+    "object": "list",
+    "data": [{"id": "b", "max_model_len": 4096}, {"id": "a", "max_model_len": 2048}, {"id": "c"}],
+}
+
+
+async def good_health(_: web.Request) -> web.StreamResponse:
+    return web.Response()
+
+
+async def good_models(_: web.Request) -> web.StreamResponse:
+    return web.json_response(MODELS)
+
+
+@contextlib.asynccontextmanager
+async def server(health: Handler = good_health, models: Handler = good_models) -> AsyncIterator[Target]:
+    application = web.Application()
+    application.add_routes([web.get("/health", health), web.get("/v1/models", models)])
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield Target("pod", "uid", "127.0.0.1", runner.addresses[0][1], None)
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(trust_env=False, follow_redirects=False) as made:
+        yield made
+
+
+def answering(status: int, body: bytes | str = b"", **headers: str) -> Handler:
+    async def handler(_: web.Request) -> web.StreamResponse:
+        return web.Response(status=status, body=body, headers=headers)
+
+    return handler
+
+
+async def hanging(request: web.Request) -> web.StreamResponse:
+    await asyncio.sleep(3600)
+    return web.Response()
+
+
+async def trickling(request: web.Request) -> web.StreamResponse:
+    """A byte now and then: each read comes in time, the answer never."""
+    response = web.StreamResponse()
+    await response.prepare(request)
+    for _ in range(10000):
+        await response.write(b" ")
+        await asyncio.sleep(0.02)
+    return response
+
+
+async def breaking_off(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Length": "1000"})
+    await response.prepare(request)
+    await response.write(b"x")
+    assert request.transport is not None
+    request.transport.abort()
+    return response
+
+
+async def with_key(request: web.Request) -> web.StreamResponse:
+    if request.headers.get("Authorization") != "Bearer sesame":
+        return web.json_response({"error": "Unauthorized"}, status=401)
+    return web.json_response(MODELS)
+
+
+async def test_all_is_well(client: httpx.AsyncClient) -> None:
+    async with server() as target:
+        assert await probe(client, target) == ProbeResult(ProbeState.OK, "", ("a", "b", "c"), 2048)
+
+
+CASES: list[tuple[str, Handler, Handler, ProbeState, str]] = [
+    ("500", answering(500), good_models, ProbeState.UNHEALTHY, "/health answers 500"),
+    ("503", answering(503), good_models, ProbeState.UNHEALTHY, "/health answers 503"),
+    ("redirect", answering(307, Location="/other"), good_models, ProbeState.UNHEALTHY, "/health answers 307"),
+    ("broken off", breaking_off, good_models, ProbeState.UNHEALTHY, "broke off"),
+    ("404", good_health, answering(404), ProbeState.NO_MODELS, "/v1/models answers 404"),
+    ("no JSON", good_health, answering(200, "<html>"), ProbeState.NO_MODELS, "OpenAI"),
+    ("empty", good_health, answering(200), ProbeState.NO_MODELS, "OpenAI"),
+    ("not UTF-8", good_health, answering(200, b'{"data": "\xff"}'), ProbeState.NO_MODELS, "OpenAI"),
+    ("a list", good_health, answering(200, "[]"), ProbeState.NO_MODELS, "OpenAI"),
+    ("no data", good_health, answering(200, "{}"), ProbeState.NO_MODELS, "OpenAI"),
+    ("data of another kind", good_health, answering(200, '{"data": [1]}'), ProbeState.NO_MODELS, "OpenAI"),
+    ("null", good_health, answering(200, '{"data": null}'), ProbeState.NO_MODELS, "OpenAI"),
+    ("no id", good_health, answering(200, '{"data": [{}]}'), ProbeState.NO_MODELS, "OpenAI"),
+    ("no models", good_health, answering(200, '{"data": []}'), ProbeState.OK, ""),
+    ("401", good_health, with_key, ProbeState.KEY_REJECTED, "401"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("health", "models", "state", "words"), [row[1:] for row in CASES], ids=[row[0] for row in CASES]
+)
+async def test_what_may_be_wrong(
+    client: httpx.AsyncClient, health: Handler, models: Handler, state: ProbeState, words: str
+) -> None:
+    async with server(health, models) as target:
+        result = await probe(client, target)
+        assert result.state is state
+        assert words in result.detail
+        assert await probe(client, target) == result, "the same again is said in the same words"
+
+
+async def test_the_key_is_sent_and_never_shown(client: httpx.AsyncClient) -> None:
+    asked: list[str | None] = []
+
+    async def health(request: web.Request) -> web.StreamResponse:
+        asked.append(request.headers.get("Authorization"))
+        return web.Response()
+
+    async with server(health, with_key) as open_target:
+        target = Target("pod", "uid", open_target.address, open_target.port, "sesame")
+        assert (await probe(client, target)).state is ProbeState.OK
+        assert asked == [None], "/health needs no key"
+        assert "sesame" not in repr(target)
+        wrong = Target("pod", "uid", open_target.address, open_target.port, "wrong-key")
+        assert "wrong-key" not in str(await probe(client, wrong))
+
+
+async def test_nobody_listens(client: httpx.AsyncClient) -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # Bound but not listening: connections are refused, and nobody else takes the port.
+        result = await probe(client, Target("pod", "uid", "127.0.0.1", held.getsockname()[1], None))
+    assert result.state is ProbeState.UNREACHABLE
+    assert "cannot connect to port" in result.detail
+
+
+@pytest.mark.parametrize("slow", [hanging, trickling], ids=["hangs", "trickles"])
+@pytest.mark.parametrize("where", ["health", "models"])
+async def test_an_answer_takes_too_long(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, slow: Handler, where: str
+) -> None:
+    monkeypatch.setattr(probing, "TIMEOUT", 0.3)
+    health, models = (slow, good_models) if where == "health" else (good_health, slow)
+    async with server(health, models) as target:
+        async with asyncio.timeout(10):
+            result = await probe(client, target)
+    assert result == ProbeResult(ProbeState.UNHEALTHY, "no answer within 0.3 s")
+
+
+def test_base_url() -> None:
+    assert Target("p", "u", "10.0.0.1", 8000).base_url == "http://10.0.0.1:8000"
+    assert Target("p", "u", "fd00::1", 8000).base_url == "http://[fd00::1]:8000"
+
+
+def test_missing_names() -> None:
+    result = ProbeResult(ProbeState.OK, models=("a", "b"))
+    assert missing_names(result, ["b", "c", "d"]) == ["c", "d"]
+    assert missing_names(result, ["a"]) == []
+
+
+# -- timing, on virtual time -------------------------------------------------------------------------------------------
+
+
+class Pods:
+    """httpx's side of pods: address → how it answers. Held to a real server by test_the_stand_in_is_true."""
+
+    def __init__(self) -> None:
+        self.mode: dict[str, str] = {}
+        self.models = ["m"]
+        self.asked: list[tuple[float, str]] = []
+        self.under_way = 0
+        self.most_under_way = 0
+
+    def client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(transport=httpx.MockTransport(self._answer))
+
+    async def _answer(self, request: httpx.Request) -> httpx.Response:
+        self.under_way += 1
+        self.most_under_way = max(self.under_way, self.most_under_way)
+        try:
+            self.asked.append((asyncio.get_running_loop().time(), request.url.host))
+            return await self._respond(request, self.mode.get(request.url.host, "good"))
+        finally:
+            self.under_way -= 1
+
+    async def _respond(self, request: httpx.Request, mode: str) -> httpx.Response:
+        await asyncio.sleep(0.01)
+        if mode == "refused":
+            raise httpx.ConnectError("All connection attempts failed", request=request)
+        if mode == "hanging":
+            await asyncio.sleep(1e6)
+        if mode == "500":
+            return httpx.Response(500)
+        if mode == "broken":
+            raise RuntimeError("no httpx error")
+        return httpx.Response(200, json={"data": [{"id": name} for name in self.models]})
+
+
+@pytest.mark.parametrize("mode", ["good", "500", "refused", "hanging"])
+async def test_the_stand_in_is_true(monkeypatch: pytest.MonkeyPatch, client: httpx.AsyncClient, mode: str) -> None:
+    """The stand-in and a real server give the same result."""
+    monkeypatch.setattr(probing, "TIMEOUT", 0.3)
+    pods = Pods()
+    pods.mode["127.0.0.1"] = mode
+    health = {"good": good_health, "500": answering(500), "refused": good_health, "hanging": hanging}[mode]
+    async with server(health, answering(200, '{"data": [{"id": "m"}]}')) as target:
+        port = target.port
+        if mode != "refused":
+            real = await probe(client, target)
+    if mode == "refused":
+        with socket.socket() as held:
+            held.bind(("127.0.0.1", 0))
+            port = held.getsockname()[1]
+            real = await probe(client, Target("pod", "uid", "127.0.0.1", port))
+    async with pods.client() as mocked:
+        assert await probe(mocked, Target("pod", "uid", "127.0.0.1", port)) == real
+
+
+virtual = pytest.mark.looptime(start=0, noop_cycles=0)
+INTERVAL = 3.0
+
+
+def target(number: int = 1, *, key: str | None = None) -> Target:
+    return Target(f"pod{number}", f"uid{number}", f"10.0.0.{number}", 8000, key)
+
+
+@contextlib.asynccontextmanager
+async def prober(pods: Pods, **options: Any) -> AsyncIterator[tuple[Prober, list[float]]]:
+    """A prober and the times at which it told of a change."""
+    changes: list[float] = []
+    async with pods.client() as client:
+        made = Prober(
+            client,
+            lambda key: changes.append(asyncio.get_running_loop().time()),
+            **{"interval": INTERVAL, **options},
+        )
+        yield made, changes
+        await made.close()
+    assert [task for task in asyncio.all_tasks() if task.get_name().startswith("probe")] == []
+
+
+@virtual
+async def test_the_first_answer_is_a_change_and_the_same_again_is_none() -> None:
+    pods = Pods()
+    async with prober(pods) as (made, changes):
+        made.watch(KEY, [target()])
+        assert made.results(KEY) == {}
+        await asyncio.sleep(600)
+        assert len(changes) == 1
+        assert made.results(KEY)["uid1"].state is ProbeState.OK
+        assert 150 < len(pods.asked) / 2 < 210, "and yet it asks again and again"
+
+
+@virtual
+@pytest.mark.parametrize("mode", ["500", "refused", "hanging", "broken"])
+async def test_a_change_is_noticed_in_time_and_once(mode: str) -> None:
+    pods = Pods()
+    async with prober(pods) as (made, changes):
+        made.watch(KEY, [target()])
+        await asyncio.sleep(100.7)
+        changes.clear()
+        pods.mode["10.0.0.1"] = mode
+        changed = asyncio.get_running_loop().time()
+        await asyncio.sleep(100)
+        assert len(changes) == 1
+        assert changes[0] - changed <= INTERVAL + 2 * TIMEOUT + CONFIRM_AFTER + 0.1
+        assert made.results(KEY)["uid1"].state is not ProbeState.OK
+        pods.mode["10.0.0.1"] = "good"
+        changed = asyncio.get_running_loop().time()
+        await asyncio.sleep(100)
+        assert len(changes) == 2
+        assert changes[1] - changed <= INTERVAL * LONGEST_PAUSE + TIMEOUT + 0.1, "good news needs no second look"
+
+
+@virtual
+async def test_a_pod_that_stays_silent_is_asked_less_often_and_a_short_failure_changes_nothing() -> None:
+    pods = Pods()
+    async with prober(pods) as (made, changes):
+        made.watch(KEY, [target()])
+        await asyncio.sleep(10)
+        pods.mode["10.0.0.1"] = "500"
+        await asyncio.sleep(6)
+        pods.mode["10.0.0.1"] = "good"
+        changed = asyncio.get_running_loop().time()
+        await asyncio.sleep(100)
+        assert changes[-1] - changed <= 1.5 * INTERVAL + TIMEOUT, "it has only just begun to slow down"
+        pods.mode["10.0.0.1"] = "500"
+        await asyncio.sleep(1000)
+        pods.asked.clear()
+        await asyncio.sleep(1200)
+        assert 90 <= len(pods.asked) <= 101
+
+
+@virtual
+async def test_another_name_is_a_change() -> None:
+    pods = Pods()
+    async with prober(pods) as (made, changes):
+        made.watch(KEY, [target()])
+        await asyncio.sleep(10)
+        pods.models = ["other"]
+        await asyncio.sleep(10)
+        assert len(changes) == 2
+        assert made.results(KEY)["uid1"].models == ("other",)
+
+
+@virtual
+async def test_a_single_bad_answer_is_not_believed() -> None:
+    pods = Pods()
+    async with prober(pods) as (made, changes):
+        made.watch(KEY, [target()])
+        await asyncio.sleep(10)
+        before = len(pods.asked)
+        pods.mode["10.0.0.1"] = "500"
+        while len(pods.asked) == before:
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.02)
+        pods.mode["10.0.0.1"] = "good"
+        await asyncio.sleep(60)
+        assert len(changes) == 1
+        assert made.results(KEY)["uid1"].state is ProbeState.OK
+
+
+@virtual
+async def test_watch_replaces_the_targets() -> None:
+    pods = Pods()
+    async with prober(pods) as (made, _):
+        made.watch(KEY, [target(1), target(2)])
+        await asyncio.sleep(10)
+        assert made.results(KEY).keys() == {"uid1", "uid2"}
+        made.watch(KEY, [target(2), target(3)])
+        assert made.results(KEY).keys() == {"uid2"}, "what was known of the second pod stays"
+        pods.asked.clear()
+        await asyncio.sleep(10)
+        assert {host for _, host in pods.asked} == {"10.0.0.2", "10.0.0.3"}
+        assert made.results(KEY).keys() == {"uid2", "uid3"}
+        made.forget(KEY)
+        pods.asked.clear()
+        await asyncio.sleep(10)
+        assert pods.asked == []
+        assert made.results(KEY) == {}
+        made.forget(Key("ns", "unknown"))
+
+
+@virtual
+async def test_a_new_key_is_used_from_the_next_look_on() -> None:
+    pods = Pods()
+    async with prober(pods) as (made, _):
+        made.watch(KEY, [target(key="old")])
+        await asyncio.sleep(10)
+        made.watch(KEY, [target(key="new")])
+        assert len([task for task in asyncio.all_tasks() if task.get_name().startswith("probe")]) == 1
+        assert made._targets[KEY]["uid1"].api_key == "new"
+
+
+@virtual
+async def test_models_do_not_disturb_each_other() -> None:
+    pods = Pods()
+    pods.mode["10.0.0.1"] = "hanging"
+    other = Key("ns", "other")
+    async with prober(pods) as (made, _):
+        made.watch(KEY, [target(1)])
+        made.watch(other, [target(2)])
+        await asyncio.sleep(1)
+        assert made.results(other)["uid2"].state is ProbeState.OK
+        made.forget(KEY)
+        await asyncio.sleep(10)
+        assert made.results(other)["uid2"].state is ProbeState.OK
+
+
+@virtual
+async def test_no_more_than_so_many_at_a_time() -> None:
+    pods = Pods()
+    async with prober(pods, concurrency=5) as (made, _):
+        for number in range(1, 40):
+            pods.mode[f"10.0.0.{number}"] = "hanging"
+            made.watch(Key("ns", str(number)), [target(number)])
+        await asyncio.sleep(60)
+        assert pods.most_under_way == 5
+
+
+@virtual
+async def test_close_ends_a_look_under_way() -> None:
+    pods = Pods()
+    pods.mode["10.0.0.1"] = "hanging"
+    async with prober(pods) as (made, changes):
+        made.watch(KEY, [target()])
+        await asyncio.sleep(0.5)
+        started = asyncio.get_running_loop().time()
+        await made.close()
+        assert asyncio.get_running_loop().time() - started < 0.1
+        assert changes == []
