@@ -208,7 +208,7 @@ def server(bare_server: Server) -> Server:
     bare_server.apply(path, definition, field_manager="kubectl")
 
     def established() -> bool:
-        conditions = bare_server.request("GET", path).get("status", {}).get("conditions", [])
+        conditions = bare_server.request("GET", path).get("status", {}).get("conditions") or []
         return {"Established": "True", "NamesAccepted": "True"}.items() <= {
             condition["type"]: condition["status"] for condition in conditions
         }.items()

@@ -88,7 +88,11 @@ def test_everything_that_is_watched_may_be_listed_and_watched() -> None:
     kopf = importlib.import_module("kopf")
     registry = kopf.OperatorRegistry()
     operator_module("app.handlers").register(
-        registry, want=lambda key, delay: None, want_gateway=lambda key: None, gateway_api=True
+        registry,
+        want_model=lambda key, uid, generation: None,
+        want=lambda key, delay: None,
+        want_gateway=lambda key: None,
+        gateway_api=True,
     )
     watched = {(handler.selector.group, handler.selector.any_name) for handler in registry._watching.get_all_handlers()}
     assert ("vllm-operator.io", "vllmmodels") in watched
