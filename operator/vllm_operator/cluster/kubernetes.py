@@ -25,6 +25,9 @@ LIST_LIMIT = 500
 BUSY_RETRIES = 3
 """Times that a request is sent again when the API server is busy, before the whole pass is."""
 
+CONFLICT_RETRIES = 5
+"""Times that a write is tried again on what somebody else has just written."""
+
 RequestObserver = Callable[[str, str, int, float], None]
 """Called after each request with verb, kind, HTTP status (0: no answer) and seconds."""
 
@@ -131,17 +134,33 @@ class KubernetesCluster:
         """See Cluster.overwrite."""
         path = kind.path(obj["metadata"]["namespace"], obj["metadata"]["name"])
         await self._patch(kind, path, [{"op": "replace", "path": "/spec", "value": obj["spec"]}])
-        applied = await self.apply(kind, obj)
-        # A patch and an apply count as two owners, though both are ours; what the patch owns no later apply could remove.
-        fields = applied["metadata"].get("managedFields") or []
+        live = await self.apply(kind, obj)
+        for _ in range(CONFLICT_RETRIES):
+            try:
+                return await self._disown_patches(kind, path, live)
+            except ApiError as error:
+                if error.category is not Category.CONFLICT:
+                    raise
+            live = await self._request("GET", kind, path)  # A controller has written its status, say.
+        return await self._disown_patches(kind, path, live)
+
+    async def _disown_patches(self, kind: Kind, path: str, live: Object) -> Object:
+        """Take our patches out of an object's list of owners: a patch and an apply count as two, though both are ours, and
+        what the patch owns no later apply could remove.
+        """
         kept = [
             entry
-            for entry in fields
+            for entry in live["metadata"].get("managedFields") or []
             if entry.get("manager") != FIELD_MANAGER or entry.get("operation") != "Update" or entry.get("subresource")
         ]
-        version = {"op": "test", "path": "/metadata/resourceVersion", "value": applied["metadata"]["resourceVersion"]}
+        version = live["metadata"]["resourceVersion"]
         return await self._patch(
-            kind, path, [version, {"op": "replace", "path": "/metadata/managedFields", "value": kept}]
+            kind,
+            path,
+            [
+                {"op": "replace", "path": "/metadata/resourceVersion", "value": version},
+                {"op": "replace", "path": "/metadata/managedFields", "value": kept},
+            ],
         )
 
     async def _patch(self, kind: Kind, path: str, operations: Sequence[Object]) -> Object:
