@@ -42,6 +42,14 @@ def _stat(pid: int) -> tuple[str, int] | None:
     return fields[0], int(fields[19])
 
 
+def _has_threads(pid: int) -> bool:
+    """Tell whether threads are left beside the first: a killed process shows as a zombie while they still hold its ports."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/task")) > 1
+    except OSError:
+        return False
+
+
 class Processes:
     """The daemons of one cluster, known by the records under its state directory."""
 
@@ -75,7 +83,7 @@ class Processes:
         with contextlib.suppress(OSError):
             os.waitpid(pid, os.WNOHANG)  # a child of ours that died would stay a zombie
         stat = _stat(pid)
-        if stat is None or stat[0] in "ZX" or stat[1] != record.get("start_ticks"):
+        if stat is None or stat[1] != record.get("start_ticks") or (stat[0] in "ZX" and not _has_threads(pid)):
             return None
         return pid
 
