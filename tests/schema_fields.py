@@ -13,9 +13,11 @@ Paths are written as in the reference documentation: `spec.scheduling.toleration
 
 import copy
 import functools
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -89,10 +91,20 @@ _NAMES = ("example-a", "example-b")
 _LABEL_KEYS = ("example.com/a", "example.com/b")
 _DURATIONS = ("30s", "1m30s")
 
+
+@functools.cache
+def _config(model: str) -> Spec:
+    """Return the config.json of a published model."""
+    config: Spec = json.loads((Path(__file__).parent / "data" / "models.json").read_text())[model]
+    return config
+
+
 SAMPLES: Mapping[str, tuple[Any, Any]] = {
     "spec.model": ("Qwen/Qwen3-8B", "Qwen/Qwen3-14B"),
     "spec.hub.revision": ("main", "v1.0"),
     "spec.hub.endpoint": ("https://hub-a.example.com", "http://hub-b.example.com:8080/mirror"),
+    "spec.modelFacts.config": (_config("Qwen/Qwen3-8B"), _config("Qwen/Qwen3-32B")),
+    "spec.modelFacts.weights": ("16Gi", "64Gi"),
     "spec.servedModelNames[]": ("qwen3-8b", "team/qwen3:latest"),
     "spec.engine.version": ("0.31.0", "0.32.0rc1"),
     "spec.engine.image": ("registry.example.com/vllm:a", "registry.example.com/vllm:b"),

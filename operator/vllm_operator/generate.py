@@ -16,11 +16,12 @@ import yaml
 from vllm_operator.api import conditions
 from vllm_operator.api.crd import CRD_NAME, Schema, crd
 from vllm_operator.api.types import API_VERSION, KIND
-from vllm_operator.cluster.permissions import CLUSTER_RULES, OWN_NAMESPACE_RULES, Rule
+from vllm_operator.cluster.permissions import CLUSTER_RULES, NODE_RULES, OWN_NAMESPACE_RULES, Rule
 
 NAME = "vllm-operator"
 NAMESPACE = "vllm-operator-system"
 LEADER_ELECTION = f"{NAME}-leader-election"
+NODES = f"{NAME}-nodes"
 
 YAML_HEADER = "# Written by `python -m vllm_operator.generate`. Do not edit.\n"
 MARKDOWN_HEADER = "<!-- Written by `python -m vllm_operator.generate`. Do not edit. -->\n\n"
@@ -33,6 +34,7 @@ def files() -> dict[str, str]:
         "crds/vllm-operator.io_vllmmodels.yaml": YAML_HEADER + to_yaml(definition),
         "charts/vllm-operator/files/crds/vllm-operator.io_vllmmodels.yaml": YAML_HEADER + to_yaml(definition),
         "charts/vllm-operator/files/rbac/cluster-rules.yaml": YAML_HEADER + rules_yaml(CLUSTER_RULES),
+        "charts/vllm-operator/files/rbac/node-rules.yaml": YAML_HEADER + rules_yaml(NODE_RULES),
         "charts/vllm-operator/files/rbac/own-namespace-rules.yaml": YAML_HEADER + rules_yaml(OWN_NAMESPACE_RULES),
         "manifests/base/rbac.yaml": YAML_HEADER + rbac_yaml(),
         "docs/reference/vllmmodel.md": MARKDOWN_HEADER + model_reference(definition),
@@ -69,6 +71,7 @@ def rbac_yaml() -> str:
     parts = []
     for name, suffix, namespace, rules in (
         (NAME, "ClusterRole", None, CLUSTER_RULES),
+        (NODES, "ClusterRole", None, NODE_RULES),
         (LEADER_ELECTION, "Role", NAMESPACE, OWN_NAMESPACE_RULES),
     ):
         metadata: dict[str, Any] = {"name": name} | ({"namespace": namespace} if namespace else {})

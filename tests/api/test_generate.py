@@ -10,7 +10,7 @@ import yaml
 
 from vllm_operator import generate
 from vllm_operator.api.crd import crd
-from vllm_operator.cluster.permissions import CLUSTER_RULES, OWN_NAMESPACE_RULES
+from vllm_operator.cluster.permissions import CLUSTER_RULES, NODE_RULES, OWN_NAMESPACE_RULES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -82,21 +82,28 @@ def test_the_yaml_is_the_definition() -> None:
 def test_roles_have_the_rules_of_the_table() -> None:
     files = generate.files()
     cluster = [rule.as_rbac() for rule in CLUSTER_RULES]
+    nodes = [rule.as_rbac() for rule in NODE_RULES]
     own = [rule.as_rbac() for rule in OWN_NAMESPACE_RULES]
     assert yaml.safe_load(files["charts/vllm-operator/files/rbac/cluster-rules.yaml"]) == cluster
     assert yaml.safe_load(files["charts/vllm-operator/files/rbac/own-namespace-rules.yaml"]) == own
+    assert yaml.safe_load(files["charts/vllm-operator/files/rbac/node-rules.yaml"]) == nodes
     objects = {
         (thing["kind"], thing["metadata"]["name"]): thing
         for thing in yaml.safe_load_all(files["manifests/base/rbac.yaml"])
     }
     assert objects["ClusterRole", "vllm-operator"]["rules"] == cluster
+    assert objects["ClusterRole", "vllm-operator-nodes"]["rules"] == nodes
     assert objects["Role", "vllm-operator-leader-election"]["rules"] == own
-    for kind, name in (("ClusterRoleBinding", "vllm-operator"), ("RoleBinding", "vllm-operator-leader-election")):
+    for kind, name in (
+        ("ClusterRoleBinding", "vllm-operator"),
+        ("ClusterRoleBinding", "vllm-operator-nodes"),
+        ("RoleBinding", "vllm-operator-leader-election"),
+    ):
         binding = objects[kind, name]
         assert binding["roleRef"]["name"] == name
         (subject,) = binding["subjects"]
         assert subject == {"kind": "ServiceAccount", "name": "vllm-operator", "namespace": "vllm-operator-system"}
-    assert len(objects) == 4
+    assert len(objects) == 6
 
 
 def test_every_rule_says_why() -> None:

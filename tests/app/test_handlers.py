@@ -15,7 +15,8 @@ from vllm_operator.cluster import kinds
 class Captured:
     """A registry with our handlers, and what they want."""
 
-    def __init__(self, *, gateway_api: bool = True) -> None:
+    def __init__(self, *, gateway_api: bool = True, nodes: bool = True) -> None:
+        self.nodes: list[str | None] = []
         self.wanted: list[tuple[Key, float]] = []
         self.models: list[tuple[Key, str, int]] = []
         self.gateways: list[Key] = []
@@ -25,6 +26,7 @@ class Captured:
             want_model=lambda key, uid, generation: self.models.append((key, uid, generation)),
             want=lambda key, delay: self.wanted.append((key, delay)),
             want_gateway=self.gateways.append,
+            want_nodes=(lambda event, node: self.nodes.append(event)) if nodes else None,
             gateway_api=gateway_api,
         )
         self.handlers = {
@@ -56,7 +58,7 @@ CHILDREN = [kind.plural for kind in (*kinds.CHILD_KINDS, kinds.POD)]
 
 def test_what_is_watched() -> None:
     captured = Captured()
-    assert set(captured.handlers) == {types.PLURAL, *CHILDREN, kinds.GATEWAY.plural}
+    assert set(captured.handlers) == {types.PLURAL, *CHILDREN, kinds.GATEWAY.plural, kinds.NODE.plural}
     for kind in (*kinds.CHILD_KINDS, kinds.POD, kinds.VLLM_MODEL, kinds.GATEWAY):
         selector = captured.handlers[kind.plural].selector
         assert selector is not None
@@ -64,7 +66,21 @@ def test_what_is_watched() -> None:
 
 
 def test_without_the_gateway_api_its_kinds_are_not_watched() -> None:
-    assert set(Captured(gateway_api=False).handlers) == {types.PLURAL, *CHILDREN} - {kinds.HTTP_ROUTE.plural}
+    assert set(Captured(gateway_api=False).handlers) == {
+        types.PLURAL,
+        *CHILDREN,
+        kinds.NODE.plural,
+    } - {kinds.HTTP_ROUTE.plural}
+
+
+def test_nodes_that_may_not_be_read_are_not_watched() -> None:
+    assert kinds.NODE.plural not in Captured(nodes=False).handlers
+
+
+async def test_nodes_are_passed_on() -> None:
+    captured = Captured()
+    await captured.send("nodes", "DELETED", "a")
+    assert captured.nodes == ["DELETED"]
 
 
 def test_secrets_are_not_watched() -> None:

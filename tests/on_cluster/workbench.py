@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import json
 import os
 import uuid
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from typing import Any
 import yaml
 
 from tests.cluster import LocalCluster
+from tests.hub.server import serving
+from tests.sizing.published import configs
 from vllm_operator.api.crd import CRD_NAME, crd
 from vllm_operator.api.types import PLURAL
 from vllm_operator.cluster import kinds
@@ -56,6 +59,12 @@ class Workbench:
         """Where the operator's ServiceAccounts and leases are."""
         self.role = f"on-cluster-{self.id}"
         self.make_cluster_role(self.role, chart_rules())
+        self.make_cluster_role(f"{self.role}-nodes", chart_rules("node-rules.yaml"))
+        self._closing = contextlib.ExitStack()
+        self.hub = self._closing.enter_context(serving())
+        """A hub that has every published model's config."""
+        for name, config in configs().items():
+            self.hub.repositories[name] = {"config.json": json.dumps(config).encode()}
         role = {"metadata": {"name": "leases"}, "rules": chart_rules("own-namespace-rules.yaml")}
         self.api.request("POST", f"{RBAC}/namespaces/{self.home}/roles", body=role)
 
@@ -80,6 +89,7 @@ class Workbench:
                 self.api.request("DELETE", path)
         with contextlib.suppress(Exception):
             self.cluster.remove_nodes(*self._nodes)
+        self._closing.close()
         self.api.close()
 
     # namespaces and nodes
@@ -116,6 +126,7 @@ class Workbench:
             self.api.request("POST", path, body=body)
 
         bind(f"{RBAC}/namespaces/{self.home}/rolebindings", "Role", "leases")
+        self._bind_nodes(name)
         role = role or self.role
         for namespace in namespaces:
             bind(f"{RBAC}/namespaces/{namespace}/rolebindings", "ClusterRole", role)
@@ -130,6 +141,15 @@ class Workbench:
         token = str(answer["status"]["token"])
         user = f"system:serviceaccount:{self.home}:{name}"
         return Identity(user, token, self.kubeconfig(token))
+
+    def _bind_nodes(self, name: str) -> None:
+        """Nodes are of the whole cluster, whatever namespaces the operator looks after."""
+        path = f"{RBAC}/clusterrolebindings"
+        reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": f"{self.role}-nodes"}
+        subjects = [{"kind": "ServiceAccount", "name": name, "namespace": self.home}]
+        body = {"metadata": {"name": f"on-cluster-{name}-nodes"}, "roleRef": reference, "subjects": subjects}
+        self.api.request("POST", path, body=body)
+        self._cluster_wide.append(f"{path}/on-cluster-{name}-nodes")
 
     def kubeconfig(self, token: str, server: str | None = None) -> Path:
         """A kubeconfig with a token, for the API server or for a proxy (plain HTTP) before it."""
@@ -163,7 +183,8 @@ class Workbench:
     ) -> OperatorProcess:
         """A replica of the operator, not started yet. `server`: reach the API server through this address."""
         log = self.folder / f"operator-{lease}-{replica}-{uuid.uuid4().hex[:4]}.log"
-        all_flags = ["--lease-namespace", self.home, "--lease-name", lease, "--identity", replica]
+        all_flags = ["--hub-endpoint", self.hub.url]
+        all_flags += ["--lease-namespace", self.home, "--lease-name", lease, "--identity", replica]
         if namespaces:
             all_flags += ["--namespaces", ",".join(namespaces)]
         return OperatorProcess(

@@ -92,12 +92,13 @@ def test_everything_that_is_watched_may_be_listed_and_watched() -> None:
         want_model=lambda key, uid, generation: None,
         want=lambda key, delay: None,
         want_gateway=lambda key: None,
+        want_nodes=lambda event, node: None,
         gateway_api=True,
     )
     watched = {(handler.selector.group, handler.selector.any_name) for handler in registry._watching.get_all_handlers()}
     assert ("vllm-operator.io", "vllmmodels") in watched
     needed = {(group, resource, verb) for group, resource in watched for verb in ("list", "watch")}
-    assert not needed - _grants(_rules("cluster-rules.yaml"))
+    assert not needed - _grants(_rules("cluster-rules.yaml")) - _grants(_rules("node-rules.yaml"))
 
 
 def test_leases_are_only_granted_in_the_own_namespace() -> None:
@@ -119,8 +120,11 @@ def test_every_binding_leads_from_the_account_to_a_role(values: dict[str, Any]) 
         assert ("ServiceAccount", subject["namespace"], subject["name"]) in known
 
 
-def test_watching_some_namespaces_needs_no_cluster_rights() -> None:
-    objects = render({"watchNamespaces": ["a", "b"], "rbac": {"aggregateRoles": False}})
+def test_watching_some_namespaces_needs_no_rights_in_the_cluster_but_for_nodes() -> None:
+    some = {"watchNamespaces": ["a", "b"], "rbac": {"aggregateRoles": False}}
+    [nodes] = of_kind(render(some), "ClusterRole")
+    assert nodes["rules"] == _rules("node-rules.yaml")
+    objects = render({**some, "rbac": {"aggregateRoles": False, "nodes": False}})
     assert not of_kind(objects, "ClusterRole")
     assert not of_kind(objects, "ClusterRoleBinding")
     rules = _rules("cluster-rules.yaml")

@@ -20,6 +20,8 @@ ALL_SET: dict[str, Any] = VARIANTS["everything on"] | {
         "runAsUser": 2000,
         "defaultAccelerator": "cpu",
     },
+    "hub": {"endpoint": "https://hub.example.com"},
+    "gpuPools": [{"product": "NVIDIA-L4", "nodes": 2, "tolerations": [{"key": "gpu", "operator": "Exists"}]}],
 }
 
 

@@ -12,14 +12,18 @@ from vllm_operator.api.conditions import Reason
 from vllm_operator.api.names import Key
 from vllm_operator.api.types import API_VERSION, KIND
 from vllm_operator.app.handlers import CHILD_DELAY
+from vllm_operator.app.operator import NODES_DELAY
 from vllm_operator.cluster import kinds
 from vllm_operator.cluster.base import Object, key_of
 from vllm_operator.cluster.errors import ApiError
 from vllm_operator.cluster.memory import MemoryCluster, Write
+from vllm_operator.hub.library import Library
 from vllm_operator.reconcile.engine import Engine
 from vllm_operator.reconcile.events import EventRecorder
+from vllm_operator.reconcile.nodes import Nodes
 from vllm_operator.reconcile.queue import WorkQueue
 from vllm_operator.reconcile.reconciler import Reconciler, Timings
+from vllm_operator.reconcile.sizer import Sizer
 from vllm_operator.serving.probe import Prober
 from vllm_operator.workload.settings import BuildSettings, GatewayRef
 
@@ -47,7 +51,10 @@ class Operator:
         timings: Timings | None = None,
         channel: Channel = at_once,
         workers: int = 4,
+        library: Library | None = None,
     ) -> None:
+        settings = settings or BuildSettings(default_gateway=GATEWAY)
+        self.nodes = Nodes(cluster, clock=lambda: asyncio.get_running_loop().time())
         self.cluster = cluster
         self.channel = channel
         self.queue = WorkQueue(jitter=lambda: 0.5)
@@ -57,7 +64,8 @@ class Operator:
             cluster,
             prober=cast(Prober, self.prober),
             recorder=EventRecorder(cluster, loop_clock, instance="test"),
-            settings=settings or BuildSettings(default_gateway=GATEWAY),
+            sizer=Sizer(self.nodes, library, settings=settings, wake=self.queue.add),
+            settings=settings,
             clock=loop_clock,
             timings=timings or Timings(),
             jitter=lambda: 0.5,
@@ -91,6 +99,11 @@ class Operator:
         if obj["kind"] == "Gateway":
             for each in self.reconciler.models_of_gateway(key_of(obj)):
                 self.queue.add(each)
+        elif obj["kind"] == "Node":
+            if self.nodes.changed(event, obj):
+                for model, (status, _) in self.reconciler.states.items():
+                    if status != "True":
+                        self.queue.add(model, delay=NODES_DELAY)
         elif key is not None and obj["kind"] != "ControllerRevision":
             delay = 0.0 if obj["kind"] == KIND or event == "DELETED" else CHILD_DELAY
             self.channel(event, obj, lambda: self.queue.add(key, delay=delay))

@@ -1,9 +1,10 @@
 """Virtual time: an event loop whose clock jumps to the next timer, so that hours take milliseconds."""
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import looptime
 
@@ -23,6 +24,16 @@ def run_virtual(main: Callable[[], Awaitable[T]]) -> T:
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         return runner.run(started())
+
+
+def virtual(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Have an asynchronous test run in virtual time."""
+
+    @functools.wraps(test)
+    def run(**arguments: Any) -> None:
+        run_virtual(lambda: test(**arguments))
+
+    return run
 
 
 def loop_clock() -> datetime:

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vllm_operator.api.names import Key, content_hash
+from vllm_operator.api.names import Key, content_hash, revision_name
 from vllm_operator.api.types import VLLMModelSpec
+from vllm_operator.sizing.decide import Known, decide
 from vllm_operator.sizing.plan import decide_plan
 from vllm_operator.workload.children import (
     build_controller_revision,
@@ -45,12 +46,16 @@ def container(spec: Mapping[str, Any], settings: BuildSettings = SETTINGS) -> di
 
 
 def build_bundle(
-    spec: Mapping[str, Any], settings: BuildSettings = SETTINGS, *, key: Key = KEY
+    spec: Mapping[str, Any], settings: BuildSettings = SETTINGS, *, key: Key = KEY, known: Known | None = None
 ) -> list[dict[str, Any]]:
-    """All children, as the reconciler puts them together: replicas are 0 while suspended."""
+    """All children, as the reconciler puts them together: replicas are 0 while suspended.
+
+    `known`: of the model and the GPUs; None: nothing.
+    """
     model = parse(spec)
     check_implemented(model)
-    plan = decide_plan(model, default_accelerator=settings.default_accelerator)
+    known = known or Known(unread="this is a test")
+    plan = decide(model, known, default_accelerator=settings.default_accelerator).plan
     template = build_pod_template(key, model, plan=plan, settings=settings)
     replicas = 0 if model.suspend else model.replicas
     deployment = build_deployment(key, UID, model, template=template, references_hash="0123456789abcdef")
@@ -67,4 +72,11 @@ def build_bundle(
 def build_revision(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The ControllerRevision of a spec's inputs. Not in the bundle: it differs whenever any input does, which proves nothing."""
     inputs = revision_inputs(parse(spec))
-    return build_controller_revision(KEY, UID, inputs_hash=content_hash(inputs), revision=1, data=inputs)
+    return build_controller_revision(
+        KEY,
+        UID,
+        name=revision_name(KEY.name, content_hash(inputs)),
+        inputs_hash=content_hash(inputs),
+        revision=1,
+        data=inputs,
+    )

@@ -175,7 +175,6 @@ def test_controller_revision() -> None:
 @pytest.mark.parametrize(
     ("spec", "field"),
     [
-        ({"accelerator": {"minMemory": "80Gi"}}, "spec.accelerator.minMemory"),
         ({"autoscaling": {"maxReplicas": 2}}, "spec.autoscaling"),
         ({"route": {"weight": 0}}, "spec.route.weight"),
         ({"route": {"balance": "session"}}, "spec.route.balance"),

@@ -38,6 +38,12 @@ class Reason(StrEnum):
     INVALID_POD_TEMPLATE = "InvalidPodTemplate"
     NOT_IMPLEMENTED = "NotImplemented"
     REFERENCE_NOT_FOUND = "ReferenceNotFound"
+    READING_MODEL = "ReadingModel"
+    HUB_UNAVAILABLE = "HubUnavailable"
+    MODEL_NOT_FOUND = "ModelNotFound"
+    MODEL_ACCESS_DENIED = "ModelAccessDenied"
+    INVALID_MODEL = "InvalidModel"
+    DOES_NOT_FIT = "DoesNotFit"
     CHILD_CONFLICT = "ChildConflict"
     CHILD_REJECTED = "ChildRejected"
     PERMISSION_DENIED = "PermissionDenied"
@@ -107,6 +113,31 @@ REASONS: dict[Reason, tuple[str, str]] = {
     Reason.REFERENCE_NOT_FOUND: (
         "A Secret or ConfigMap, or a key in it, that the spec refers to does not exist.",
         "Create it; the operator looks again by itself.",
+    ),
+    Reason.READING_MODEL: (
+        "The operator reads the model's config and the headers of its weights.",
+        "Wait a few seconds.",
+    ),
+    Reason.HUB_UNAVAILABLE: (
+        "The hub does not answer, so that the operator does not know what the model is; it tries again by itself.",
+        "Check the way from the operator to the hub (proxy, NetworkPolicy, hub.endpoint). Or do without: set parallelism.tensor "
+        "or accelerator.count, which then is not checked, or modelFacts.",
+    ),
+    Reason.MODEL_NOT_FOUND: (
+        "The hub has no such model or revision.",
+        "Correct spec.model or hub.revision; for a private model set hub.tokenSecretRef.",
+    ),
+    Reason.MODEL_ACCESS_DENIED: (
+        "The hub has the model but does not give it to the operator: it is gated, or the token is wrong.",
+        "Accept the licence on the model's page, and set hub.tokenSecretRef to a token of that account.",
+    ),
+    Reason.INVALID_MODEL: (
+        "The model's files say nothing that sizing can use.",
+        "Check that the repository holds a model for vLLM; give modelFacts.config by hand if it does.",
+    ),
+    Reason.DOES_NOT_FIT: (
+        "No pool of GPUs can serve the model as it is asked for; the message has the numbers and what would fit.",
+        "Do one of the things that the message names, or add GPUs; the operator looks again when nodes change.",
     ),
     Reason.CHILD_CONFLICT: (
         "An object with a name that the model needs exists and belongs to somebody else.",

@@ -261,6 +261,15 @@ OptionText = Annotated[
 ]
 
 
+class ModelFacts(Model):
+    """What the model is, given by hand: for models that the operator cannot read, or reads wrongly."""
+
+    config: FreeObject
+    """The model's config.json. Nothing is read from anywhere else then."""
+    weights: Quantity | None = None
+    """Size of the weights, e.g. 16Gi. Default: computed from config."""
+
+
 class Engine(Model):
     """vLLM itself: its image, its options, its environment.
 
@@ -932,6 +941,8 @@ class VLLMModelSpec(Model):
     or an absolute path in the image."""
     hub: Hub | None = None
     """Where a Hugging Face model comes from."""
+    model_facts: ModelFacts | None = None
+    """What the model is, given by hand. Default: read from the model itself."""
     served_model_names: (
         Annotated[
             list[
@@ -1031,11 +1042,75 @@ class Condition(Model):
     """Why, for people."""
 
 
+class MemoryStatus(Model):
+    """Memory of each GPU (on CPUs: of the container), estimated before the start."""
+
+    weights: Annotated[str, Field(max_length=32)] | None = None
+    """Weights of the fullest rank."""
+    activation: Annotated[str, Field(max_length=32)] | None = None
+    """Peak of the activations."""
+    other: Annotated[str, Field(max_length=32)] | None = None
+    """CUDA context, communication buffers and CUDA graphs; on CPUs the processes themselves."""
+    kv_cache: Annotated[str, Field(max_length=32)] | None = None
+    """What is left for the KV cache."""
+    total: Annotated[str, Field(max_length=32)] | None = None
+    """What vLLM takes of each GPU in all: gpuMemoryUtilization of its memory."""
+
+
+class AlternativeStatus(Model):
+    """Another plan that would do."""
+
+    pool: Annotated[str, Field(max_length=253)]
+    """GPU product."""
+    gpus_per_replica: int
+    """GPUs that one replica would ask for."""
+    tensor_parallel_size: int
+    """--tensor-parallel-size."""
+    max_model_len: int
+    """Context length in tokens."""
+
+
+class MeasuredStatus(Model):
+    """What vLLM itself says after its start."""
+
+    kv_cache_tokens: int | None = None
+    """Tokens that the KV cache of one data-parallel rank holds."""
+    estimated_kv_cache_tokens: int | None = None
+    """The same as it was estimated."""
+    error_percent: int | None = None
+    """By how much the estimate was too high (positive) or too low (negative)."""
+
+
 class SizingStatus(Model):
-    """What was decided for one replica."""
+    """What was decided for one replica, and why."""
 
     accelerator: Annotated[str, Field(max_length=64)] | None = None
     """Kind of accelerator: nvidia, amd, intel or cpu."""
+    pool: Annotated[str, Field(max_length=253)] | None = None
+    """GPU product that was chosen. Absent when nothing was chosen: reasons say why."""
+    resource_name: Annotated[str, Field(max_length=253)] | None = None
+    """Extended resource that is asked for, e.g. nvidia.com/gpu."""
+    nodes: int | None = None
+    """Nodes that one replica is spread over."""
+    max_model_len: int | None = None
+    """Context length in tokens that was decided."""
+    concurrency: Annotated[str, Field(max_length=32)] | None = None
+    """Sequences of the whole context that fit at once, e.g. 3.1."""
+    memory: MemoryStatus | None = None
+    """Memory of each GPU, estimated."""
+    kv_bytes_per_token: int | None = None
+    """Bytes of the KV cache for one token on each GPU."""
+    revision: Annotated[str, Field(max_length=253)] | None = None
+    """Commit of the model's repository that the facts were read from."""
+    reasons: (
+        Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=24, json_schema_extra=LIST_ATOMIC)]
+        | None
+    ) = None
+    """Why, in sentences; also what was not checked."""
+    alternatives: Annotated[list[AlternativeStatus], Field(max_length=8, json_schema_extra=LIST_ATOMIC)] | None = None
+    """What would do too."""
+    measured: MeasuredStatus | None = None
+    """vLLM's own figures, once a pod serves."""
     gpus_per_replica: int | None = None
     """GPUs that one replica asks for."""
     tensor_parallel_size: int | None = None

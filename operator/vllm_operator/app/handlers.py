@@ -21,6 +21,8 @@ WantModel = Callable[[Key, str, int], None]
 """Called with key, uid and generation."""
 Want = Callable[[Key, float], None]
 WantGateway = Callable[[Key], None]
+WantNodes = Callable[[str | None, Mapping[str, Any]], None]
+"""Called with the event's type and the node."""
 
 RELIST_DELAY = 2.0
 """Seconds that a listed child waits: at the start its model is looked at anyway, but after a 410 only the list tells of
@@ -37,9 +39,10 @@ def register(
     want_model: WantModel,
     want: Want,
     want_gateway: WantGateway,
+    want_nodes: WantNodes | None,
     gateway_api: bool,
 ) -> None:
-    """Have models, their children and gateways watched."""
+    """Have models, their children, gateways and nodes watched. `want_nodes`: None when nodes may not be."""
     # By the official client: in a pod from its ServiceAccount (read again when the API server answers 401), else by kubeconfig.
     kopf.on.login(registry=registry)(kopf.login_via_client)
 
@@ -65,6 +68,12 @@ def register(
             kopf.on.event(*_selector(kind), labels=labels, registry=registry, id=f"{kind.plural}_changed")(
                 child_changed
             )
+
+    if want_nodes is not None:
+
+        @kopf.on.event(*_selector(kinds.NODE), registry=registry)
+        async def node_changed(type: str | None, body: Mapping[str, Any], **_: Any) -> None:
+            want_nodes(type, body)
 
     if gateway_api:
 

@@ -4,7 +4,9 @@ import asyncio
 import logging
 import random
 import signal
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 import httpx
 import kopf
@@ -18,12 +20,16 @@ from vllm_operator.app.settings import Settings
 from vllm_operator.cluster import kinds
 from vllm_operator.cluster.base import key_of
 from vllm_operator.cluster.errors import ApiError, Category
+from vllm_operator.cluster.kinds import Kind
 from vllm_operator.cluster.kubernetes import KubernetesCluster
+from vllm_operator.hub.library import Library, hub_reader
 from vllm_operator.reconcile.engine import Engine
 from vllm_operator.reconcile.events import EventRecorder
 from vllm_operator.reconcile.lease import LeaderElection
+from vllm_operator.reconcile.nodes import Nodes
 from vllm_operator.reconcile.queue import WorkQueue
 from vllm_operator.reconcile.reconciler import Reconciler
+from vllm_operator.reconcile.sizer import Sizer
 from vllm_operator.serving.probe import Prober
 
 log = logging.getLogger(__name__)
@@ -32,6 +38,8 @@ LOST_LEASE_GRACE = 3.0
 """Seconds that passes under way get when the lease is lost: less than renew deadline and lease duration lie apart."""
 STUCK_AFTER = 180.0
 """Seconds without any progress, though there is work, after which /healthz fails."""
+NODES_DELAY = 2.0
+"""Seconds that models wait after a change of a node: nodes come and go in groups."""
 LIST_AGAIN = 600.0
 """Seconds between two lists of all models: a watch can lose a deletion, or an addition after a 410."""
 
@@ -51,6 +59,7 @@ class Operator:
         self._queue = WorkQueue()
         self._reconciler: Reconciler | None = None
         self._engine: Engine | None = None
+        self._nodes: Nodes | None = None
         self._metrics = Metrics(self._states, lambda: len(self._queue))
         self._health = HealthServer(
             self._metrics.registry,
@@ -82,12 +91,20 @@ class Operator:
             await KubernetesCluster.connect(observer=self._metrics.observe_request) as cluster,
             httpx.AsyncClient(limits=limits, trust_env=False, follow_redirects=False) as client,
         ):
+            library = Library(hub_reader(settings.hub_endpoint)) if settings.hub_endpoint else None
+            self._nodes = Nodes(cluster)
             prober = Prober(client, lambda key: self._queue.add(key, urgent=True), interval=settings.probe_interval)
             recorder = EventRecorder(cluster, utc_now, instance=settings.identity)
             self._reconciler = Reconciler(
                 cluster,
                 prober=prober,
                 recorder=recorder,
+                sizer=Sizer(
+                    self._nodes,
+                    library,
+                    settings=settings.build,
+                    wake=lambda key: self._queue.add(key, urgent=True),
+                ),
                 settings=settings.build,
                 clock=utc_now,
                 timings=settings.timings,
@@ -101,6 +118,8 @@ class Operator:
             finally:
                 await self._engine.stop()
                 await prober.close()
+                if library is not None:
+                    await library.close()
                 await self._health.stop()
                 log.info("stopped")
 
@@ -148,7 +167,8 @@ class Operator:
             want_model=self._want_model,
             want=lambda key, delay: self._queue.add(key, delay=delay, urgent=delay == 0),
             want_gateway=self._want_gateway,
-            gateway_api=await _gateway_api(cluster, self._settings.namespaces),
+            want_nodes=self._want_nodes if await _may_watch(cluster, kinds.NODE, ()) else None,
+            gateway_api=await _may_watch(cluster, kinds.HTTP_ROUTE, self._settings.namespaces),
         )
         ready = asyncio.Event()
         noted = asyncio.create_task(self._note_watching(ready))
@@ -213,6 +233,13 @@ class Operator:
         if self._reconciler is None or self._reconciler.reported.get(key) != (uid, generation):
             self._queue.add(key, urgent=True)
 
+    def _want_nodes(self, event: str | None, node: Mapping[str, Any]) -> None:
+        """A node has changed: what does not serve may be planned otherwise now."""
+        if self._nodes is not None and self._nodes.changed(event, node):
+            for key, (status, _) in self._states().items():
+                if status != "True":
+                    self._queue.add(key, delay=NODES_DELAY)
+
     def _want_gateway(self, gateway: Key) -> None:
         if self._reconciler is not None:
             for key in self._reconciler.models_of_gateway(gateway):
@@ -244,13 +271,16 @@ async def _installed(cluster: KubernetesCluster, namespaces: tuple[str, ...]) ->
             return
 
 
-async def _gateway_api(cluster: KubernetesCluster, namespaces: tuple[str, ...]) -> bool:
-    """Whether the Gateway API is installed. kopf complains at every start about kinds that it does not find."""
+async def _may_watch(cluster: KubernetesCluster, kind: Kind, namespaces: tuple[str, ...]) -> bool:
+    """Whether the kind is there and may be listed: kopf complains at every start about what it does not find."""
     try:
-        await cluster.list(kinds.HTTP_ROUTE, namespace=namespaces[0] if namespaces else None)
+        await cluster.list(kind, namespace=namespaces[0] if namespaces else None)
     except ApiError as error:
         if error.category is Category.NOT_INSTALLED:
-            log.info("the Gateway API is not installed; restart the operator after installing it")
+            log.info("the API server has no %s; restart the operator after installing it", kind)
             return False
-        log.warning("HTTPRoutes cannot be listed: %s", error)
+        if error.category is Category.DENIED and kind is kinds.NODE:
+            log.info("nodes may not be read: sizes come from the specs, unchecked")
+            return False
+        log.warning("%s cannot be listed: %s", kind.plural, error)
     return True

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from vllm_operator.engine.images import parse_version
+from vllm_operator.hub.hugging_face import DEFAULT_ENDPOINT
 from vllm_operator.reconcile.reconciler import Timings
 from vllm_operator.sizing.plan import AcceleratorKind
+from vllm_operator.sizing.pools import GpuPool, declared_pools
 from vllm_operator.workload.settings import BuildSettings, GatewayRef
 
 PREFIX = "VLLM_OPERATOR_"
@@ -35,6 +37,8 @@ class Settings:
     lease_namespace: str
     identity: str
     probe_interval: float
+    hub_endpoint: str
+    """Hugging Face hub or mirror that models are looked up on; empty: none is asked."""
     log_format: str
     log_level: str
     timings: Timings
@@ -90,6 +94,18 @@ def add_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str
         choices=_ACCELERATORS,
     )
     add("vllm-run-as-user", "", "user id that vLLM runs as, in non-root pods; none: the image's own", metavar="UID")
+    add(
+        "hub-endpoint",
+        environment.get("HF_ENDPOINT") or DEFAULT_ENDPOINT,
+        "Hugging Face hub, or a mirror of it, where the operator reads what models are; off: it asks none",
+        metavar="URL",
+    )
+    add(
+        "gpu-pools",
+        "",
+        "GPU pools that scale from zero, as JSON: a list of objects with name, product, memory, gpusPerNode and more (docs/sizing.md)",
+        metavar="JSON",
+    )
     add("probe-interval", "3", "seconds between two looks at a pod's /health", metavar="SECONDS")
     add("resync-interval", "300", "seconds between two looks at a model that nothing happens to", metavar="SECONDS")
     add(
@@ -122,6 +138,7 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
         lease_namespace=_text("--lease-namespace", arguments.lease_namespace),
         identity=_text("--identity", arguments.identity),
         probe_interval=_number("--probe-interval", arguments.probe_interval, least=0.5, most=4),
+        hub_endpoint=_endpoint("--hub-endpoint", arguments.hub_endpoint),
         log_format=_choice("--log-format", arguments.log_format, _LOG_FORMATS),
         log_level=_choice("--log-level", arguments.log_level, _LOG_LEVELS),
         timings=Timings(
@@ -143,6 +160,7 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
                 if arguments.vllm_run_as_user
                 else None
             ),
+            declared_pools=_pools("--gpu-pools", arguments.gpu_pools),
             cluster_domain=_text("--cluster-domain", arguments.cluster_domain),
         ),
     )
@@ -197,6 +215,21 @@ def _host_port(flag: str, text: str) -> tuple[str, int]:
     if not port.isdecimal() or not 0 <= int(port) <= 65535:
         raise SettingsError(f"{flag} is {text!r}; write HOST:PORT, e.g. 0.0.0.0:8080")
     return host.strip("[]") or "0.0.0.0", int(port)
+
+
+def _endpoint(flag: str, text: str) -> str:
+    if text.strip().lower() == "off":
+        return ""
+    if not text.startswith(("http://", "https://")):
+        raise SettingsError(f"{flag} is {text!r}; write a URL that begins with http:// or https://, or off")
+    return text.rstrip("/")
+
+
+def _pools(flag: str, text: str) -> tuple[GpuPool, ...]:
+    try:
+        return declared_pools(text) if text.strip() else ()
+    except ValueError as error:
+        raise SettingsError(f"{flag}: {error}") from error
 
 
 def _gateway(text: str) -> GatewayRef | None:

@@ -26,7 +26,7 @@ from vllm_operator.hub.hugging_face import HuggingFaceHub
 from vllm_operator.sizing.memory import GIB, EngineOptions, gib
 from vllm_operator.sizing.planner import Sizing, SizingPlan, Wanted, describe_memory, nominal_pool, plan_sizing
 from vllm_operator.sizing.pools import GpuPool, read_pools
-from vllm_operator.sizing.wanted import read_tokens, read_version, tolerations_from_spec, wanted_from_spec
+from vllm_operator.sizing.wanted import pod_constraints, read_tokens, read_version, wanted_from_spec
 
 EXIT_FITS, EXIT_DOES_NOT_FIT, EXIT_USAGE = 0, 1, 2
 
@@ -216,10 +216,8 @@ def _pools(arguments: argparse.Namespace, spec: VLLMModelSpec | None) -> tuple[S
         raise Usage(f"kubectl get nodes: {' '.join(error.stderr.split())[:500]}") from error
     except (subprocess.TimeoutExpired, ValueError) as error:
         raise Usage(f"kubectl get nodes: {error}") from error
-    selector = dict((spec.scheduling.node_selector or {}) if spec and spec.scheduling else {})
-    found = read_pools(
-        nodes, tolerations=tolerations_from_spec(spec) if spec else (), node_selector=selector, declared=pools
-    )
+    tolerations, selector = pod_constraints(spec) if spec else ((), {})
+    found = read_pools(nodes, tolerations=tolerations, node_selector=selector, declared=pools)
     return found.pools, found.excluded
 
 

@@ -543,6 +543,8 @@ class MemoryCluster:
 
     def _check_namespace(self, kind: Kind, key: Key) -> None:
         """Refuse to make an object in a namespace that is gone or going."""
+        if not kind.namespaced:
+            return
         namespace = self._namespaces.get(key.namespace)
         if namespace is None:
             raise _failure(

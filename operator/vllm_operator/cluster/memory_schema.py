@@ -215,6 +215,8 @@ GATEWAY = _object(
     status=Node(fields={"conditions": _list(ANY, "type"), "listeners": _list(ANY, "name")}, type="object"),
 )
 POD = _object(spec=POD_SPEC, status=_STATUS)
+NODE = _object(spec=ANY, status=ANY)
+"""Only ever read by the operator; what a test puts is kept as it is."""
 LEASE = _object(
     spec=_struct(
         "acquireTime preferredHolder renewTime strategy",
@@ -828,6 +830,7 @@ RULES: Mapping[Kind, KindRules] = {
     ),
     kinds.GATEWAY: KindRules(GATEWAY, _default_gateway, status=True, generation=True, unconditional=False, typed=False),
     kinds.POD: KindRules(POD, _default_pod, _validate_pod, status=True, generation=True),
+    kinds.NODE: KindRules(NODE, status=True),
     kinds.SECRET: KindRules(SECRET, _default_secret),
     kinds.CONFIG_MAP: KindRules(CONFIG_MAP),
     kinds.EVENT: KindRules(EVENT, _default_event, _validate_event),

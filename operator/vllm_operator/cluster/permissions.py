@@ -92,6 +92,16 @@ CLUSTER_RULES: tuple[Rule, ...] = (
 )
 """Rules for the namespaces whose models the operator looks after: a ClusterRole, or a Role in each namespace."""
 
+NODE_RULES: tuple[Rule, ...] = (
+    Rule(
+        group="",
+        resources=("nodes",),
+        verbs=("list", "watch"),
+        reason="Knows which GPUs there are, so that sizes are decided and not guessed; sees them come and go.",
+    ),
+)
+"""Rules for the whole cluster, also when the operator looks after some namespaces only. Without them nothing is checked."""
+
 OWN_NAMESPACE_RULES: tuple[Rule, ...] = (
     Rule(
         group="coordination.k8s.io",

@@ -112,6 +112,8 @@ def build_command(
         command += _render("chat-template", f"{CHAT_TEMPLATE_DIRECTORY}/{key}", where=field)
 
     args = _checked_args(engine.args or {}, typed)
+    if plan.max_model_len is not None and "max-model-len" not in typed and "max-model-len" not in args:
+        command += ["--max-model-len", str(plan.max_model_len)]
     if "shutdown-timeout" not in args and version is not None and parse_version(version) >= SHUTDOWN_TIMEOUT_SINCE:
         timeout = decide_termination(spec).shutdown_timeout
         if timeout > 0:

@@ -64,6 +64,11 @@ def build_facts(found: Found) -> ModelFacts:
     return replace(facts, warnings=(*facts.warnings, "no weights were found: their size is computed from config.json"))
 
 
+def facts_by_hand(config: Mapping[str, Any], *, weights_bytes: int | None) -> ModelFacts:
+    """Facts of a config.json alone, and the size of the weights where it is known. Raises InvalidModelError."""
+    return build_facts(Found(where="spec.modelFacts", files={}, config=config, weights_bytes=weights_bytes))
+
+
 def _tokenizer_length(tokenizer: Mapping[str, Any] | None, config: Mapping[str, Any]) -> int | None:
     """model_max_length of the tokenizer, which bounds the context (only where vLLM looks at it: sentence encoders)."""
     if tokenizer is None or config.get("model_type") not in ("bert", "roberta", "xlm-roberta"):

@@ -17,7 +17,15 @@ from pydantic import ValidationError
 from vllm_operator import __version__
 from vllm_operator.api.conditions import ConditionType, Reason
 from vllm_operator.api.errors import Refusal
-from vllm_operator.api.names import ANNOTATION_APPLIED, CONTAINER, PORT, Key, content_hash, selector_labels
+from vllm_operator.api.names import (
+    ANNOTATION_APPLIED,
+    CONTAINER,
+    PORT,
+    Key,
+    content_hash,
+    revision_name,
+    selector_labels,
+)
 from vllm_operator.api.types import KIND, VLLMModelSpec
 from vllm_operator.cluster import kinds
 from vllm_operator.cluster.base import Cluster, Object, key_of
@@ -40,6 +48,7 @@ from vllm_operator.reconcile.references import LoadedReferences, load_references
 from vllm_operator.reconcile.report import Happening, Subject, Verdict
 from vllm_operator.reconcile.revisions import Pinned
 from vllm_operator.reconcile.rollout import YIELDED, is_yielded, should_yield
+from vllm_operator.reconcile.sizer import Sizer
 from vllm_operator.reconcile.urls import gateway_url
 from vllm_operator.serving.probe import Prober, Target
 from vllm_operator.sizing.plan import decide_plan
@@ -76,6 +85,14 @@ class Timings:
     """A model whose children the API server does not allow."""
     patience: float = 30.0
     """How long a roll-out waits for a free GPU before an old pod goes first."""
+
+    def after(self, reason: Reason) -> float:
+        """When to look again at a model that is refused."""
+        if reason in (Reason.MODEL_NOT_FOUND, Reason.MODEL_ACCESS_DENIED, Reason.INVALID_MODEL):
+            return self.denied
+        if reason in reporting.TERMINAL and reason is not Reason.CHILD_CONFLICT:
+            return self.resync
+        return self.waiting
 
 
 @dataclass(frozen=True)
@@ -123,6 +140,7 @@ class Reconciler:
         *,
         prober: Prober,
         recorder: EventRecorder,
+        sizer: Sizer,
         settings: BuildSettings,
         clock: Callable[[], datetime],
         timings: Timings | None = None,
@@ -132,6 +150,7 @@ class Reconciler:
         self._cluster = cluster
         self._prober = prober
         self._recorder = recorder
+        self._sizer = sizer
         self._settings = settings
         self._clock = clock
         self._timings = timings or Timings()
@@ -159,8 +178,7 @@ class Reconciler:
         except Refusal as refusal:
             decision = await self._keep(loaded)
             verdict = reporting.refused(refusal.reason, refusal.message)
-            if refusal.reason not in reporting.TERMINAL or refusal.reason is Reason.CHILD_CONFLICT:
-                again = self._timings.waiting
+            again = min(again, self._timings.after(refusal.reason))
         workload = self._observe_workload(loaded, decision)
         yielding, ask_again = self._yielding(loaded, decision, workload)
         if ask_again is not None:
@@ -248,6 +266,7 @@ class Reconciler:
         key, uid = loaded.key, loaded.uid
         spec = parse_spec(loaded.model.get("spec") or {})
         check_implemented(spec)
+        # What the spec alone says is checked first, and shows what is referred to: no hub is asked for a spec that cannot be.
         plan = decide_plan(spec, default_accelerator=self._settings.default_accelerator)
         template = build_pod_template(key, spec, plan=plan, settings=self._settings)
         references = await load_references(
@@ -257,35 +276,19 @@ class Reconciler:
         wanted = 0 if spec.suspend else spec.replicas
         pinned = revs.find(loaded.revisions, wanted_hash)
         if pinned is None:
-            deployment = build_deployment(
-                key,
-                uid,
-                spec,
-                template=template,
-                references_hash=content_hash(references.digests) if references.digests else "",
-            )
-            digest = content_hash(deployment["spec"]["template"])
-            deployment["spec"]["template"]["metadata"].setdefault("annotations", {})[ANNOTATION_TEMPLATE] = digest
-            image = resolve_image(spec, plan, self._settings)
-            data = {
-                "operatorVersion": __version__,
-                "templateHash": digest,
-                "servedModelNames": list(served_model_names(spec, key.name)),
-                "sizing": {
-                    "accelerator": plan.accelerator,
-                    "gpusPerReplica": plan.gpus_per_replica,
-                    "tensorParallelSize": plan.tensor_parallel_size,
-                    "pipelineParallelSize": plan.pipeline_parallel_size,
-                    "dataParallelSize": plan.data_parallel_size,
-                },
-                "engine": {"image": image.image, **({"version": image.version} if image.version else {})},
-                "deployment": deployment,
-            }
+            data = await self._plan(key, uid, spec, references)
             pinned = await self._new_revision(
                 loaded, wanted_hash, data, wanted=wanted, user_template=spec.pod_template is not None
             )
         elif pinned is not loaded.revisions[-1]:
-            pinned = await self._write_revision(loaded, pinned.inputs_hash, dict(pinned.data))
+            pinned = await self._write_revision(loaded, pinned.name, pinned.inputs_hash, dict(pinned.data))
+        elif await self._is_stranded(loaded, pinned, spec, wanted):
+            data = await self._plan(key, uid, spec, references)
+            if data["templateHash"] != pinned.template_hash:
+                log.info("%s: planned anew, since no node has %s any more", key, pinned.data["sizing"]["pool"])
+                pinned = await self._new_revision(
+                    loaded, wanted_hash, data, wanted=wanted, user_template=spec.pod_template is not None, anew=True
+                )
         rollout = spec.rollout
         secret = spec.auth.api_key_secret_ref if spec.auth else None
         return Decision(
@@ -304,6 +307,40 @@ class Reconciler:
             automatic_rollout=rollout is None or rollout.strategy in (None, "Auto"),
             revision_history_limit=(rollout.revision_history_limit if rollout else None) or 10,
         )
+
+    async def _plan(self, key: Key, uid: str, spec: VLLMModelSpec, references: LoadedReferences) -> dict[str, Any]:
+        """What a revision keeps: the plan, and the Deployment that follows from it. Raises Refusal."""
+        decided = await self._sizer.decide(key, spec, references)
+        deployment = build_deployment(
+            key,
+            uid,
+            spec,
+            template=build_pod_template(key, spec, plan=decided.plan, settings=self._settings),
+            references_hash=content_hash(references.digests) if references.digests else "",
+        )
+        digest = content_hash(deployment["spec"]["template"])
+        deployment["spec"]["template"]["metadata"].setdefault("annotations", {})[ANNOTATION_TEMPLATE] = digest
+        image = resolve_image(spec, decided.plan, self._settings)
+        return {
+            "operatorVersion": __version__,
+            "templateHash": digest,
+            "servedModelNames": list(served_model_names(spec, key.name)),
+            "sizing": decided.status,
+            "engine": {"image": image.image, **({"version": image.version} if image.version else {})},
+            "deployment": deployment,
+        }
+
+    async def _is_stranded(self, loaded: Loaded, pinned: Pinned, spec: VLLMModelSpec, wanted: int) -> bool:
+        """Whether no pod of the revision has a node, and the GPUs that it was planned for are gone."""
+        sizing = pinned.data.get("sizing") or {}
+        deployment = loaded.children[kinds.DEPLOYMENT]
+        if wanted == 0 or not sizing.get("pool") or deployment is None or not revs.is_owned(deployment, loaded.uid):
+            return False
+        workload = observe_workload(deployment, loaded.pods, wanted=wanted, template_hash=pinned.template_hash)
+        new = [pod for pod in workload.pods if pod.new and not pod.leaving]
+        if any(pod.scheduled for pod in new) or not any(pod.unschedulable for pod in new):
+            return False
+        return await self._sizer.is_lost(spec, sizing)
 
     async def _keep(self, loaded: Loaded) -> Decision:
         """What to hold on to while the spec is refused: the newest revision, as it serves now."""
@@ -349,10 +386,18 @@ class Reconciler:
         return {**deployment, "spec": {**deployment["spec"], "replicas": wanted}}
 
     async def _new_revision(
-        self, loaded: Loaded, wanted_hash: str, data: dict[str, Any], *, wanted: int, user_template: bool
+        self,
+        loaded: Loaded,
+        wanted_hash: str,
+        data: dict[str, Any],
+        *,
+        wanted: int,
+        user_template: bool,
+        anew: bool = False,
     ) -> Pinned:
         """Make the revision, after the API server has taken its Deployment: what it refuses leaves no trace.
 
+        `anew`: there is one for these inputs already, but for GPUs that are gone.
         A crash in between does no harm: the next pass decides the same again and finds the Deployment in place.
         """
         live = loaded.children[kinds.DEPLOYMENT]
@@ -360,11 +405,15 @@ class Reconciler:
         candidate = self._deployment(Pinned("", 0, wanted_hash, data), wanted)
         reason = Reason.INVALID_POD_TEMPLATE if user_template else Reason.INVALID_SPEC
         loaded.children[kinds.DEPLOYMENT] = await self._ensure(kinds.DEPLOYMENT, live, candidate, invalid=reason)
-        return await self._write_revision(loaded, wanted_hash, data)
+        # A revision's data cannot be changed: another plan for the same inputs has a name of its own.
+        digest = content_hash({"inputs": wanted_hash, "data": data}, length=32) if anew else wanted_hash
+        return await self._write_revision(loaded, revision_name(loaded.key.name, digest), wanted_hash, data)
 
-    async def _write_revision(self, loaded: Loaded, wanted_hash: str, data: dict[str, Any]) -> Pinned:
+    async def _write_revision(self, loaded: Loaded, name: str, wanted_hash: str, data: dict[str, Any]) -> Pinned:
         number = revs.next_number(loaded.revisions)
-        obj = build_controller_revision(loaded.key, loaded.uid, inputs_hash=wanted_hash, revision=number, data=data)
+        obj = build_controller_revision(
+            loaded.key, loaded.uid, name=name, inputs_hash=wanted_hash, revision=number, data=data
+        )
         try:
             await self._write(kinds.CONTROLLER_REVISION, obj)
         except ApiError as error:

@@ -53,9 +53,16 @@ TERMINAL = frozenset(
         Reason.INVALID_POD_TEMPLATE,
         Reason.NOT_IMPLEMENTED,
         Reason.CHILD_CONFLICT,
+        Reason.MODEL_NOT_FOUND,
+        Reason.MODEL_ACCESS_DENIED,
+        Reason.INVALID_MODEL,
+        Reason.DOES_NOT_FIT,
     }
 )
-"""Reasons of Accepted=False that last until the model is edited."""
+"""Reasons of Accepted=False that last until somebody does something."""
+
+PENDING = frozenset({Reason.READING_MODEL, Reason.HUB_UNAVAILABLE})
+"""Reasons for which it is not known yet whether the spec can be carried out."""
 
 
 def accepted() -> Verdict:
@@ -64,8 +71,8 @@ def accepted() -> Verdict:
 
 
 def refused(reason: Reason, message: str) -> Verdict:
-    """The spec cannot be carried out."""
-    return Verdict(ConditionType.ACCEPTED, "False", reason, message)
+    """The spec cannot be carried out, or it is not known yet whether it can."""
+    return Verdict(ConditionType.ACCEPTED, "Unknown" if reason in PENDING else "False", reason, message)
 
 
 def scheduled(subject: Subject, workload: WorkloadObservation) -> Verdict:

@@ -1,7 +1,4 @@
-"""The plan for one replica.
-
-In this version sizes come from the spec, else 1; deciding them from the model and the cluster's GPUs is the next step.
-"""
+"""What one replica asks for, and the sizes that a spec alone gives: what it fixes, else 1."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -41,10 +38,16 @@ class Plan:
     data_parallel_size: int
     enable_expert_parallel: bool
     node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: tuple[Mapping[str, str], ...] = ()
+    """Tolerations that the chosen nodes need beyond the GPU vendors' own."""
+    max_model_len: int | None = None
+    """--max-model-len, when it was decided and is not the model's own maximum."""
+    kv_cache_space_gib: int | None = None
+    """VLLM_CPU_KVCACHE_SPACE on CPUs, when it was decided."""
 
 
 def decide_plan(spec: VLLMModelSpec, *, default_accelerator: AcceleratorKind = "nvidia") -> Plan:
-    """The plan for a spec. Raises Refusal when the fields contradict each other."""
+    """The plan by the spec alone. Raises Refusal when the fields contradict each other."""
     wanted = spec.accelerator or Accelerator()
     parallelism = spec.parallelism or Parallelism()
     kind: AcceleratorKind = default_accelerator if wanted.type == "auto" else wanted.type

@@ -55,6 +55,8 @@ class Wanted:
     min_memory: int | None = None
     """Least bytes of one GPU."""
     resource_name: str | None = None
+    most_nodes: int = MOST_NODES
+    """Nodes that one replica may be spread over."""
     options: EngineOptions = field(default_factory=EngineOptions)
 
 
@@ -234,7 +236,7 @@ class Planner:
     def _shapes(self, pool: GpuPool | None, wanted: Wanted) -> tuple[_Shape, ...]:
         """Legal shapes of one replica's data-parallel rank on a pool, in the order of preference. `pool` None: any."""
         a_node = pool.gpus_per_node if pool else 64
-        nodes = min(pool.nodes if pool else MOST_NODES, MOST_NODES)
+        nodes = min(pool.nodes if pool else MOST_NODES, MOST_NODES, wanted.most_nodes)
         if pool is not None and pool.shared:
             a_node, nodes = 1, 1
         key = (

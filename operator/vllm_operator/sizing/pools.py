@@ -7,16 +7,20 @@ Labels read, in order: each vendor's feature discovery (nvidia.com/gpu.*, amd.co
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import Field, TypeAdapter, ValidationError
+
+from vllm_operator.api.base import Model
 from vllm_operator.sizing.gpus import find_product
 from vllm_operator.sizing.memory import GIB, Device
+from vllm_operator.sizing.plan import PRODUCT_LABELS, RESOURCE_NAMES
 
 Vendor = Literal["nvidia", "amd", "intel"]
 
 _INTEL_RESOURCES = ("gpu.intel.com/xe", "gpu.intel.com/i915")
-_GPU_TAINTS = ("nvidia.com/", "amd.com/", "gpu.intel.com/", "intel.com/gpu")
-"""Taints that the operator's pods tolerate by themselves, as every GPU workload does."""
+_GPU_TAINTS = ("nvidia.com/gpu", "amd.com/gpu", *_INTEL_RESOURCES)
+"""Keys of taints that the operator's pods tolerate by themselves (NoSchedule, whatever the value), as every GPU workload does."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,75 @@ def read_pools(
     )
 
 
+class DeclaredToleration(Model):
+    """A toleration, as in a pod's spec."""
+
+    key: str = ""
+    operator: Literal["Equal", "Exists"] = "Equal"
+    value: str = ""
+    effect: Literal["", "NoSchedule", "NoExecute", "PreferNoSchedule"] = ""
+
+
+class DeclaredPool(Model):
+    """A pool that scales from zero, as Helm values have it."""
+
+    product: Annotated[str, Field(min_length=1, max_length=63)]
+    """Value of the nodes' product label."""
+    name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    memory: Annotated[str, Field(pattern=r"^\d+(\.\d+)?Gi$")] | None = None
+    """Of one GPU; None: by the product's name."""
+    gpus_per_node: Annotated[int, Field(ge=1, le=64)] = 1
+    nodes: Annotated[int, Field(ge=1, le=10_000)] = 1
+    """Most nodes that it grows to."""
+    vendor: Vendor = "nvidia"
+    resource_name: str | None = None
+    compute_capability: Annotated[str, Field(pattern=r"^\d+\.\d+$")] | None = None
+    node_selector: dict[str, str] | None = None
+    """None: the product's label."""
+    tolerations: tuple[DeclaredToleration, ...] = ()
+
+    def pool(self) -> GpuPool:
+        """The pool. Raises ValueError when its memory is not known."""
+        product = find_product(self.product)
+        if self.memory is None and product is None:
+            raise ValueError(f"the memory of {self.product} is not known: set memory, e.g. 80Gi")
+        memory = int(product.memory_gib * GIB) if product else 0
+        capability = product.capability if product else None
+        if self.memory is not None:
+            memory = usable(int(float(self.memory.removesuffix("Gi")) * GIB))
+        if self.compute_capability is not None:
+            major, _, minor = self.compute_capability.partition(".")
+            capability = (int(major), int(minor))
+        selector = {PRODUCT_LABELS[self.vendor]: self.product} if self.node_selector is None else self.node_selector
+        return GpuPool(
+            name=self.name or self.product,
+            device=Device(memory, self.product, capability),
+            gpus_per_node=self.gpus_per_node,
+            nodes=self.nodes,
+            vendor=self.vendor,
+            resource_name=self.resource_name or RESOURCE_NAMES[self.vendor],
+            node_selector=tuple(sorted(selector.items())),
+            tolerations=tuple(
+                Toleration(item.key, item.operator, item.value, item.effect) for item in self.tolerations
+            ),
+            scales_from_zero=True,
+        )
+
+
+_DECLARED = TypeAdapter(list[DeclaredPool])
+
+
+def declared_pools(text: str) -> tuple[GpuPool, ...]:
+    """Pools that scale from zero, from JSON. Raises ValueError naming each field that is wrong."""
+    try:
+        return tuple(pool.pool() for pool in _DECLARED.validate_json(text))
+    except ValidationError as error:
+        problems = (
+            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in error.errors()[:5]
+        )
+        raise ValueError("; ".join(problems)) from error
+
+
 def _why_not(node: Mapping[str, Any], tolerations: Sequence[Toleration]) -> str | None:
     """Why a node does not count, in a few words."""
     spec, status = node.get("spec") or {}, node.get("status") or {}
@@ -132,7 +205,10 @@ def _why_not(node: Mapping[str, Any], tolerations: Sequence[Toleration]) -> str 
     if conditions.get("Ready", "True") != "True":
         return "not ready"
     for taint in spec.get("taints") or []:
-        if taint.get("effect") == "PreferNoSchedule" or str(taint.get("key", "")).startswith(_GPU_TAINTS):
+        own = taint.get("effect") == "NoSchedule" and (
+            taint.get("key") in _GPU_TAINTS or taint.get("key") in (status.get("allocatable") or {})
+        )
+        if own or taint.get("effect") == "PreferNoSchedule":
             continue
         if not any(toleration.covers(taint) for toleration in tolerations):
             key, value = taint.get("key"), taint.get("value")

@@ -1,12 +1,15 @@
 """spec → what the planner is asked for. Pure."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
-from vllm_operator.api.types import Accelerator, Engine, Parallelism, VLLMModelSpec
+from vllm_operator.api.types import Accelerator, Engine, Parallelism, Scheduling, VLLMModelSpec
 from vllm_operator.sizing.memory import GIB, LATEST, EngineOptions, Version
 from vllm_operator.sizing.planner import Wanted
 from vllm_operator.sizing.pools import Toleration
+
+_Value = TypeVar("_Value")
 
 _VERSION = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
 _TOKENS = re.compile(r"(\d+(?:\.\d+)?)([kmgtKMGT]?)")
@@ -27,40 +30,74 @@ def wanted_from_spec(spec: VLLMModelSpec, *, version: Version | None = None) -> 
         spec.accelerator or Accelerator(),
         spec.parallelism or Parallelism(),
     )
+    args = {name.replace("_", "-"): value for name, value in (engine.args or {}).items()}
     return Wanted(
         tensor=parallelism.tensor,
         pipeline=parallelism.pipeline,
         data=parallelism.data or 1,
         gpus=accelerator.count,
-        max_model_len=None if engine.max_model_len is None else read_tokens(engine.max_model_len),
+        max_model_len=_given(engine.max_model_len, args.get("max-model-len"), read_tokens),
         vendor=None if accelerator.type in ("auto", "cpu") else accelerator.type,
         product=accelerator.product,
         min_memory=None if accelerator.min_memory is None else read_bytes(str(accelerator.min_memory)),
         resource_name=accelerator.resource_name,
         options=EngineOptions(
-            version=read_version(engine.version) if engine.version else version or LATEST,
-            gpu_memory_utilization=engine.gpu_memory_utilization,
-            kv_cache_dtype=engine.kv_cache_dtype or "auto",
-            max_num_seqs=engine.max_num_seqs,
-            max_num_batched_tokens=engine.max_num_batched_tokens,
-            block_size=engine.block_size,
-            enforce_eager=bool(engine.enforce_eager),
-            quantization=engine.quantization,
-            dtype=engine.dtype or "auto",
-            cpu_offload_bytes=int((engine.cpu_offload_gb or 0) * GIB),
+            version=_given(engine.version, None, read_version) or version or LATEST,
+            gpu_memory_utilization=_given(engine.gpu_memory_utilization, args.get("gpu-memory-utilization"), float),
+            kv_cache_dtype=_given(engine.kv_cache_dtype, args.get("kv-cache-dtype"), str) or "auto",
+            max_num_seqs=_given(engine.max_num_seqs, args.get("max-num-seqs"), int),
+            max_num_batched_tokens=_given(
+                engine.max_num_batched_tokens, args.get("max-num-batched-tokens"), read_tokens
+            ),
+            block_size=_given(engine.block_size, args.get("block-size"), int),
+            enforce_eager=bool(engine.enforce_eager or args.get("enforce-eager") is True),
+            quantization=_given(engine.quantization, args.get("quantization"), str),
+            dtype=_given(engine.dtype, args.get("dtype"), str) or "auto",
+            cpu_offload_bytes=int((_given(engine.cpu_offload_gb, args.get("cpu-offload-gb"), float) or 0) * GIB),
             expert_parallel=bool(parallelism.expert),
         ),
     )
 
 
-def tolerations_from_spec(spec: VLLMModelSpec) -> Sequence[Toleration]:
-    """Taints that the model's pods tolerate."""
-    if spec.scheduling is None:
-        return ()
-    return tuple(
+def _given(typed: Any, argument: Any, read: Callable[[Any], _Value | None]) -> _Value | None:
+    """The value of a typed field, else of the option in engine.args; None for what vLLM's own parser is to refuse."""
+    value = argument if typed is None else typed
+    if value is None:
+        return None
+    try:
+        return read(value)
+    except (ValueError, TypeError):
+        return None
+
+
+def pod_constraints(spec: VLLMModelSpec) -> tuple[Sequence[Toleration], dict[str, str]]:
+    """Taints that the model's pods tolerate, and labels that their nodes must have: of scheduling and of podTemplate."""
+    scheduling = spec.scheduling or Scheduling()
+    template = (spec.pod_template.spec if spec.pod_template else None) or {}
+    tolerations = [
         Toleration(item.key or "", item.operator or "Equal", item.value or "", item.effect or "")
-        for item in spec.scheduling.tolerations or ()
-    )
+        for item in scheduling.tolerations or ()
+    ]
+    selector = dict(scheduling.node_selector or {})
+    # podTemplate has no schema: what is no toleration and no selector is refused where it is merged
+    for item in template.get("tolerations") or ():
+        if isinstance(item, dict):
+            tolerations.append(
+                Toleration(
+                    *(
+                        str(item.get(name) or default)
+                        for name, default in (("key", ""), ("operator", "Equal"), ("value", ""), ("effect", ""))
+                    )
+                )
+            )
+    for label, value in (
+        (template.get("nodeSelector") or {}).items() if isinstance(template.get("nodeSelector"), dict) else ()
+    ):
+        if value is None:
+            selector.pop(label, None)
+        else:
+            selector[label] = str(value)
+    return tuple(tolerations), selector
 
 
 def read_tokens(value: int | str) -> int | None:

@@ -11,7 +11,6 @@ from vllm_operator.api.names import (
     PORT_NAME,
     Key,
     child_labels,
-    revision_name,
     selector_labels,
 )
 from vllm_operator.api.types import API_VERSION, KIND, Rollout, Route, VLLMModelSpec
@@ -167,11 +166,11 @@ def build_http_route(key: Key, uid: str, spec: VLLMModelSpec, settings: BuildSet
 
 
 def build_controller_revision(
-    key: Key, uid: str, *, inputs_hash: str, revision: int, data: Mapping[str, Any]
+    key: Key, uid: str, *, name: str, inputs_hash: str, revision: int, data: Mapping[str, Any]
 ) -> JSONObject:
     """The ControllerRevision that keeps what was decided for these inputs. Its data is immutable to the API server."""
     metadata = _metadata(key, uid)
-    metadata["name"] = revision_name(key.name, inputs_hash)
+    metadata["name"] = name
     metadata["annotations"] = {ANNOTATION_INPUTS: inputs_hash}
     return {
         "apiVersion": "apps/v1",

@@ -6,15 +6,10 @@ from typing import Any
 from vllm_operator.api.base import Model
 from vllm_operator.api.conditions import Reason
 from vllm_operator.api.errors import Refusal
-from vllm_operator.api.types import Accelerator, Route, VLLMModelSpec
+from vllm_operator.api.types import Route, VLLMModelSpec
 
 # (field, its value, what to do instead); the first that is set is named, so the order is the order of the API
 _FIELDS: tuple[tuple[str, Callable[[VLLMModelSpec], Any], str], ...] = (
-    (
-        "accelerator.minMemory",
-        lambda spec: (spec.accelerator or Accelerator()).min_memory,
-        "choose GPUs by accelerator.product or scheduling.nodeSelector",
-    ),
     ("autoscaling", lambda spec: spec.autoscaling, "set spec.replicas"),
     ("route.weight", lambda spec: (spec.route or Route()).weight, "remove it"),
     ("route.balance", lambda spec: (spec.route or Route()).balance, "remove it"),

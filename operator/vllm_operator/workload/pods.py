@@ -26,6 +26,7 @@ from vllm_operator.api.types import (
 from vllm_operator.engine.command import CHAT_TEMPLATE_DIRECTORY, build_command
 from vllm_operator.engine.images import resolve_image
 from vllm_operator.engine.termination import decide_termination
+from vllm_operator.sizing.decide import KV_CACHE_SPACE
 from vllm_operator.sizing.plan import RESOURCE_NAMES, Plan
 from vllm_operator.workload.defaults import without_zero_values
 from vllm_operator.workload.merge import merge_pod_template
@@ -103,7 +104,7 @@ def _build_container(
         "imagePullPolicy": engine.image_pull_policy or "IfNotPresent",
         "command": [escape_expansion(word) for word in command],
         "ports": [{"name": PORT_NAME, "containerPort": PORT, "protocol": "TCP"}],
-        "env": _build_environment(spec, settings),
+        "env": _build_environment(spec, settings, plan),
         "volumeMounts": _build_mounts(spec, source),
         **_build_probes(spec),
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -119,7 +120,7 @@ def _build_container(
     return container
 
 
-def _build_environment(spec: VLLMModelSpec, settings: BuildSettings) -> list[JSONObject]:
+def _build_environment(spec: VLLMModelSpec, settings: BuildSettings, plan: Plan) -> list[JSONObject]:
     """The operator's variables, then the user's; a user's variable takes the place of the operator's of that name."""
     hub, auth = spec.hub or Hub(), spec.auth or Auth()
     generated: list[JSONObject] = [
@@ -131,6 +132,8 @@ def _build_environment(spec: VLLMModelSpec, settings: BuildSettings) -> list[JSO
     if settings.run_as_user is not None:
         # a number without an entry in /etc/passwd has no home that it may write to, and no name for getpass.getuser()
         generated += [{"name": "HOME", "value": CACHE_DIRECTORY}, {"name": "USER", "value": "vllm"}]
+    if plan.kv_cache_space_gib is not None:
+        generated.append({"name": KV_CACHE_SPACE, "value": str(plan.kv_cache_space_gib)})
     if hub.endpoint is not None:
         generated.append({"name": "HF_ENDPOINT", "value": hub.endpoint})
     for name, reference in (("HF_TOKEN", hub.token_secret_ref), ("VLLM_API_KEY", auth.api_key_secret_ref)):
@@ -329,7 +332,7 @@ def _build_scheduling(key: Key, spec: VLLMModelSpec, plan: Plan) -> JSONObject:
     if selector:
         result["nodeSelector"] = selector
     tolerations = _plain_list(wanted.tolerations or ())
-    for toleration in _gpu_tolerations(plan):
+    for toleration in (*_gpu_tolerations(plan), *map(dict, plan.tolerations)):
         if toleration not in tolerations:
             tolerations.append(toleration)
     if tolerations:

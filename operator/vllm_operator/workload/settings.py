@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from vllm_operator.sizing.plan import AcceleratorKind
+from vllm_operator.sizing.pools import GpuPool
 
 STOCK_IMAGES: Mapping[AcceleratorKind, str] = MappingProxyType(
     {
@@ -42,6 +43,8 @@ class BuildSettings:
     """Gateway of models without route.parentRefs; None: they get no route."""
     run_as_user: int | None = None
     """User and group number of the pods; None: the image's own, which is root in vLLM's stock images."""
+    declared_pools: tuple[GpuPool, ...] = ()
+    """Pools of GPUs that scale from zero: there is no node to read them from."""
     cluster_domain: str = "cluster.local"
     """DNS domain of the cluster's Services."""
     listen_address: Literal["0.0.0.0", "::"] = "0.0.0.0"

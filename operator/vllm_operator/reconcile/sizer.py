@@ -1,0 +1,114 @@
+"""The part of `decide` that has to look around: what the model is, and which GPUs the cluster has. It decides nothing itself."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from vllm_operator.api.conditions import Reason
+from vllm_operator.api.errors import Refusal
+from vllm_operator.api.names import Key
+from vllm_operator.api.types import Engine, Hub, VLLMModelSpec
+from vllm_operator.hub.errors import (
+    GatedModelError,
+    HubError,
+    HubUnavailableError,
+    InvalidModelError,
+    ModelNotFoundError,
+)
+from vllm_operator.hub.library import HubSource, Library
+from vllm_operator.hub.read import facts_by_hand
+from vllm_operator.reconcile.nodes import Nodes
+from vllm_operator.reconcile.references import LoadedReferences
+from vllm_operator.sizing.decide import Decided, Known, decide, is_fixed, still_there
+from vllm_operator.sizing.pools import Pools, read_pools
+from vllm_operator.sizing.wanted import pod_constraints, read_bytes, read_version
+from vllm_operator.workload.settings import BuildSettings
+from vllm_operator.workload.source import resolve_source
+
+HUB_VARIABLES = frozenset({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_HOME"})
+"""Variables by which a pod may find a model that the operator does not."""
+
+_REASONS: tuple[tuple[type[HubError], Reason], ...] = (
+    (GatedModelError, Reason.MODEL_ACCESS_DENIED),
+    (ModelNotFoundError, Reason.MODEL_NOT_FOUND),
+    (InvalidModelError, Reason.INVALID_MODEL),
+)
+
+
+class Sizer:
+    """Sizes of models."""
+
+    def __init__(
+        self, nodes: Nodes, library: Library | None, *, settings: BuildSettings, wake: Callable[[Key], None]
+    ) -> None:
+        """`library`: None when no hub is to be asked. `wake` is called with a model whose facts have come."""
+        self._nodes = nodes
+        self._library = library
+        self._settings = settings
+        self._wake = wake
+
+    async def decide(self, key: Key, spec: VLLMModelSpec, references: LoadedReferences) -> Decided:
+        """The plan for a spec. Raises Refusal, also while the model's files are being read, and ApiError."""
+        known = await self._known(key, spec, references)
+        if known.facts is not None:
+            known = replace(known, pools=await self._pools(spec))
+        return decide(
+            spec,
+            known,
+            default_accelerator=self._settings.default_accelerator,
+            version=read_version(self._settings.vllm_version),
+        )
+
+    async def is_lost(self, spec: VLLMModelSpec, sizing: dict[str, object]) -> bool:
+        """Whether the pool that was decided on is not there any more."""
+        pools = await self._pools(spec)
+        return pools is not None and not still_there(sizing, pools)
+
+    async def _pools(self, spec: VLLMModelSpec) -> Pools | None:
+        nodes = await self._nodes.read()
+        if nodes is None:
+            return None
+        tolerations, selector = pod_constraints(spec)
+        return read_pools(
+            nodes, tolerations=tolerations, node_selector=selector, declared=self._settings.declared_pools
+        )
+
+    async def _known(self, key: Key, spec: VLLMModelSpec, references: LoadedReferences) -> Known:
+        """What the model is; pools come later. Raises Refusal."""
+        if spec.model_facts is not None:
+            weights = spec.model_facts.weights
+            try:
+                return Known(
+                    facts=facts_by_hand(
+                        spec.model_facts.config, weights_bytes=None if weights is None else read_bytes(str(weights))
+                    )
+                )
+            except HubError as error:
+                raise Refusal(Reason.INVALID_SPEC, f"spec.modelFacts.config: {error}") from error
+        source = resolve_source(spec)
+        if source.kind != "hub":
+            where = "a path in the container" if source.kind == "path" else "in a volume"
+            return Known(unread=f"the model is {where}, where the operator does not read it; give modelFacts")
+        if self._library is None:
+            return Known(unread="the operator is set to ask no hub")
+        hub = spec.hub or Hub()
+        token = hub.token_secret_ref
+        wanted = HubSource(
+            source.path,
+            source.revision,
+            hub.endpoint,
+            references.secret_value(token.name, token.key) if token is not None else None,
+        )
+        try:
+            read = await self._library.look_up(wanted, wake=lambda: self._wake(key))
+        except HubUnavailableError as error:
+            return Known(unread=str(error), may_come=True)
+        except HubError as error:
+            fixed = is_fixed(spec, default_accelerator=self._settings.default_accelerator)
+            own = any(variable.name in HUB_VARIABLES for variable in (spec.engine or Engine()).env or ())
+            if own or (fixed and isinstance(error, InvalidModelError)):
+                return Known(unread=str(error))
+            reason = next(reason for kind, reason in _REASONS if isinstance(error, kind))
+            raise Refusal(reason, str(error)) from error
+        if read is None:
+            raise Refusal(Reason.READING_MODEL, f"reading what {source.path} is")
+        return Known(facts=read.facts, commit=read.commit)
