@@ -1,6 +1,7 @@
 """kopf's handlers: events become keys, and nothing else happens."""
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import kopf
@@ -10,6 +11,7 @@ from vllm_operator.api import types
 from vllm_operator.api.names import LABEL_MODEL, Key, child_labels
 from vllm_operator.app.handlers import CHILD_DELAY, RELIST_DELAY, kopf_settings, register
 from vllm_operator.cluster import kinds
+from vllm_operator.workload.children import owner_reference
 
 
 class Captured:
@@ -35,7 +37,14 @@ class Captured:
             if handler.selector is not None
         }
 
-    async def send(self, plural: str, type: str | None, name: str, labels: dict[str, str] | None = None) -> None:
+    async def send(
+        self,
+        plural: str,
+        type: str | None,
+        name: str,
+        labels: dict[str, str] | None = None,
+        owners: Sequence[dict[str, Any]] = (),
+    ) -> None:
         """Call a handler with some of what kopf calls it with."""
         function: Any = self.handlers[plural].fn
         await function(
@@ -45,7 +54,7 @@ class Captured:
             labels=labels or {},
             body={},
             spec={},
-            meta={"generation": 7},
+            meta={"generation": 7, "labels": labels or {}, "ownerReferences": list(owners)},
             uid="u",
             event={"type": type, "object": {}},
             resource=None,
@@ -99,9 +108,11 @@ def test_all_are_event_handlers_and_coroutines() -> None:
 
 @pytest.mark.parametrize("plural", CHILDREN)
 def test_only_our_own_children_are_asked_for(plural: str) -> None:
-    labels = Captured().handlers[plural].labels
-    assert labels is not None
-    assert set(labels) == {"app.kubernetes.io/managed-by", LABEL_MODEL}
+    when: Any = Captured().handlers[plural].when
+    assert when(meta={"labels": child_labels("m")})
+    assert when(meta={"ownerReferences": [owner_reference("m", "u")]}), "somebody took its labels away"
+    assert not when(meta={"labels": {LABEL_MODEL: "m"}})
+    assert not when(meta={"ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "m"}]})
 
 
 @pytest.mark.parametrize("type", [None, "ADDED", "DELETED"])
@@ -130,7 +141,13 @@ async def test_a_child_wants_its_model(plural: str, type: str | None, delay: flo
     assert captured.wanted == [(Key("ns", "m"), delay)]
 
 
-async def test_a_child_without_its_label_is_nobodys() -> None:
+async def test_a_child_without_its_labels_is_its_owners() -> None:
+    captured = Captured()
+    await captured.send("services", "MODIFIED", "m", {}, owners=[owner_reference("m", "u")])
+    assert captured.wanted == [(Key("ns", "m"), CHILD_DELAY)]
+
+
+async def test_a_child_without_label_and_owner_is_nobodys() -> None:
     captured = Captured()
     await captured.send("pods", "ADDED", "p", {})
     assert captured.wanted == []

@@ -56,16 +56,13 @@ def register(
         else:
             want(key, 0.0)
 
-    labels: dict[str, Any] = {LABEL_MANAGED_BY: MANAGED_BY, LABEL_MODEL: kopf.PRESENT}
-
-    async def child_changed(type: str | None, labels: Mapping[str, str], namespace: str | None, **_: Any) -> None:
-        model = labels.get(LABEL_MODEL)
-        if model:
+    async def child_changed(type: str | None, meta: Mapping[str, Any], namespace: str | None, **_: Any) -> None:
+        for model in _models(meta):
             want(Key(namespace or "", model), _DELAYS.get(type, CHILD_DELAY))
 
     for kind in _WATCHED:
         if gateway_api or kind is not kinds.HTTP_ROUTE:
-            kopf.on.event(*_selector(kind), labels=labels, registry=registry, id=f"{kind.plural}_changed")(
+            kopf.on.event(*_selector(kind), when=_is_ours, registry=registry, id=f"{kind.plural}_changed")(
                 child_changed
             )
 
@@ -80,6 +77,23 @@ def register(
         @kopf.on.event(*_selector(kinds.GATEWAY), registry=registry)
         async def gateway_changed(namespace: str | None, name: str | None, **_: Any) -> None:
             want_gateway(Key(namespace or "", name or ""))
+
+
+def _models(meta: Mapping[str, Any]) -> set[str]:
+    """Models that an object belongs to: by its label, and by its owner, since somebody may have taken the label away."""
+    labels = meta.get("labels") or {}
+    found = {
+        owner.get("name", "")
+        for owner in meta.get("ownerReferences") or ()
+        if owner.get("kind") == types.KIND and str(owner.get("apiVersion", "")).startswith(f"{types.GROUP}/")
+    }
+    if labels.get(LABEL_MANAGED_BY) == MANAGED_BY:
+        found.add(labels.get(LABEL_MODEL, ""))
+    return found - {""}
+
+
+def _is_ours(meta: Mapping[str, Any], **_: Any) -> bool:
+    return bool(_models(meta))
 
 
 def _selector(kind: Kind) -> tuple[str, str, str]:
