@@ -108,13 +108,17 @@ class Workbench:
         )
         return product
 
+    def forget_later(self, *names: str) -> None:
+        """Have nodes removed at the end."""
+        self._nodes += names
+
     # identities
 
     def make_cluster_role(self, name: str, rules: list[Object]) -> None:
         self.api.request("POST", f"{RBAC}/clusterroles", body={"metadata": {"name": name}, "rules": rules})
         self._cluster_wide.append(f"{RBAC}/clusterroles/{name}")
 
-    def identity(self, *, namespaces: Sequence[str], role: str | None = None) -> Identity:
+    def identity(self, *, namespaces: Sequence[str], role: str | None = None, nodes: bool = True) -> Identity:
         """A ServiceAccount with the chart's rules in these namespaces, or in all when none is given."""
         name = f"operator-{uuid.uuid4().hex[:6]}"
         self.api.request("POST", f"/api/v1/namespaces/{self.home}/serviceaccounts", body={"metadata": {"name": name}})
@@ -126,7 +130,8 @@ class Workbench:
             self.api.request("POST", path, body=body)
 
         bind(f"{RBAC}/namespaces/{self.home}/rolebindings", "Role", "leases")
-        self._bind_nodes(name)
+        if nodes:
+            self._bind_nodes(name)
         role = role or self.role
         for namespace in namespaces:
             bind(f"{RBAC}/namespaces/{namespace}/rolebindings", "ClusterRole", role)

@@ -51,7 +51,7 @@ class Operator:
         timings: Timings | None = None,
         channel: Channel = at_once,
         workers: int = 4,
-        library: Library | None = None,
+        library: Callable[[Callable[[Key], None]], Library] | None = None,
     ) -> None:
         settings = settings or BuildSettings(default_gateway=GATEWAY)
         self.nodes = Nodes(cluster, clock=lambda: asyncio.get_running_loop().time())
@@ -64,7 +64,7 @@ class Operator:
             cluster,
             prober=cast(Prober, self.prober),
             recorder=EventRecorder(cluster, loop_clock, instance="test"),
-            sizer=Sizer(self.nodes, library, settings=settings, wake=self.queue.add),
+            sizer=Sizer(self.nodes, library and library(self.queue.add), settings=settings),
             settings=settings,
             clock=loop_clock,
             timings=timings or Timings(),

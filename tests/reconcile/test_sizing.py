@@ -1,6 +1,7 @@
 """Sizes are decided from the model and the nodes, pinned, and decided anew only for what does not serve."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -64,8 +65,9 @@ class Shelf:
         return HubFacts(published(source.repository), "c0ffee")
 
 
-def library(shelf: Shelf) -> Library:
-    return Library(shelf, clock=lambda: asyncio.get_running_loop().time())
+def library(shelf: Shelf) -> Callable[[Callable[[Key], None]], Library]:
+    """Makes a library in the loop's time, given what wakes a model."""
+    return lambda wake: Library(shelf, wake=wake, clock=lambda: asyncio.get_running_loop().time())
 
 
 def status(cluster: MemoryCluster) -> Object:

@@ -91,20 +91,15 @@ class Operator:
             await KubernetesCluster.connect(observer=self._metrics.observe_request) as cluster,
             httpx.AsyncClient(limits=limits, trust_env=False, follow_redirects=False) as client,
         ):
-            library = Library(hub_reader(settings.hub_endpoint)) if settings.hub_endpoint else None
+            library = Library(hub_reader(settings.hub_endpoint), wake=self._wake) if settings.hub_endpoint else None
             self._nodes = Nodes(cluster)
-            prober = Prober(client, lambda key: self._queue.add(key, urgent=True), interval=settings.probe_interval)
+            prober = Prober(client, self._wake, interval=settings.probe_interval)
             recorder = EventRecorder(cluster, utc_now, instance=settings.identity)
             self._reconciler = Reconciler(
                 cluster,
                 prober=prober,
                 recorder=recorder,
-                sizer=Sizer(
-                    self._nodes,
-                    library,
-                    settings=settings.build,
-                    wake=lambda key: self._queue.add(key, urgent=True),
-                ),
+                sizer=Sizer(self._nodes, library, settings=settings.build),
                 settings=settings.build,
                 clock=utc_now,
                 timings=settings.timings,
@@ -227,6 +222,10 @@ class Operator:
             for key in known:
                 self._queue.add(key)
             await asyncio.sleep(LIST_AGAIN * (0.9 + 0.2 * random.random()))
+
+    def _wake(self, key: Key) -> None:
+        """Something that a model waits for has come, or what was known of it has changed."""
+        self._queue.add(key, urgent=True)
 
     def _want_model(self, key: Key, uid: str, generation: int) -> None:
         """A model has changed. Most changes are our own writes of its status: they leave its generation as it is."""

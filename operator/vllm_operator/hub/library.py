@@ -9,6 +9,7 @@ from time import monotonic
 
 import httpx
 
+from vllm_operator.api.names import Key
 from vllm_operator.hub.errors import HubError, HubUnavailableError
 from vllm_operator.hub.hugging_face import HubFacts, HuggingFaceHub
 
@@ -55,21 +56,30 @@ class _Entry:
     error: HubError | None = None
     until: float = 0.0
     failures: int = 0
-    wakes: set[Callable[[], None]] = field(default_factory=set)
+    waiting: set[Key] = field(default_factory=set)
 
 
 class Library:
     """Answers at once with what is known, and reads the rest in the background."""
 
-    def __init__(self, read: Read, *, clock: Callable[[], float] = monotonic, patience: float = PATIENCE) -> None:
+    def __init__(
+        self,
+        read: Read,
+        *,
+        wake: Callable[[Key], None],
+        clock: Callable[[], float] = monotonic,
+        patience: float = PATIENCE,
+    ) -> None:
+        """`wake` is called with each model whose facts have come, or cannot."""
         self._read = read
+        self._wake = wake
         self._clock = clock
         self._patience = patience
         self._entries: dict[tuple[str, str, str, str], _Entry] = {}
         self._readers = asyncio.Semaphore(READERS)
 
-    async def look_up(self, source: HubSource, *, wake: Callable[[], None]) -> HubFacts | None:
-        """Facts, or None while they are being read: `wake` is called when they are, or cannot be. Raises HubError.
+    async def look_up(self, source: HubSource, key: Key) -> HubFacts | None:
+        """Facts for a model, or None while they are being read: it is woken then. Raises HubError.
 
         Waits no longer than a moment. A hub that fails is asked again by a later call, after a pause that grows.
         """
@@ -83,15 +93,10 @@ class Library:
                 return entry.facts  # Older than we like, and better than waiting.
             await asyncio.wait({entry.task}, timeout=self._patience)
         if entry.task is not None:
-            entry.wakes.add(wake)
+            entry.waiting.add(key)
         if entry.error is not None:
             raise entry.error
         return entry.facts
-
-    def retry_in(self, source: HubSource) -> float:
-        """Seconds until the hub would be asked again."""
-        entry = self._entries.get(source.fingerprint)
-        return max(0.0, entry.until - self._clock()) if entry is not None else 0.0
 
     async def close(self) -> None:
         """Give up what is being read."""
@@ -120,9 +125,9 @@ class Library:
             log.info("read %s at %s from the hub", source.repository, facts.commit or source.revision or "main")
         finally:
             entry.task = None
-            wakes, entry.wakes = entry.wakes, set()
-            for wake in wakes:
-                wake()
+            waiting, entry.waiting = entry.waiting, set()
+            for key in waiting:
+                self._wake(key)
 
     def _failed(self, entry: _Entry, source: HubSource, error: HubError) -> None:
         entry.error = error

@@ -1,6 +1,5 @@
 """The part of `decide` that has to look around: what the model is, and which GPUs the cluster has. It decides nothing itself."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from vllm_operator.api.conditions import Reason
@@ -37,14 +36,11 @@ _REASONS: tuple[tuple[type[HubError], Reason], ...] = (
 class Sizer:
     """Sizes of models."""
 
-    def __init__(
-        self, nodes: Nodes, library: Library | None, *, settings: BuildSettings, wake: Callable[[Key], None]
-    ) -> None:
-        """`library`: None when no hub is to be asked. `wake` is called with a model whose facts have come."""
+    def __init__(self, nodes: Nodes, library: Library | None, *, settings: BuildSettings) -> None:
+        """`library`: None when no hub is to be asked."""
         self._nodes = nodes
         self._library = library
         self._settings = settings
-        self._wake = wake
 
     async def decide(self, key: Key, spec: VLLMModelSpec, references: LoadedReferences) -> Decided:
         """The plan for a spec. Raises Refusal, also while the model's files are being read, and ApiError."""
@@ -99,7 +95,7 @@ class Sizer:
             references.secret_value(token.name, token.key) if token is not None else None,
         )
         try:
-            read = await self._library.look_up(wanted, wake=lambda: self._wake(key))
+            read = await self._library.look_up(wanted, key)
         except HubUnavailableError as error:
             return Known(unread=str(error), may_come=True)
         except HubError as error:
