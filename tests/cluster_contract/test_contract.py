@@ -254,27 +254,6 @@ async def test_apply_with_an_old_resource_version_is_a_conflict(world: World) ->
     assert (caught.value.category, caught.value.reason) == (Category.CONFLICT, "Conflict")
 
 
-async def test_dry_run_writes_nothing(world: World) -> None:
-    shown = await world.cluster.apply(kinds.SERVICE, service(world.namespace), dry_run=True)
-    assert shown["spec"]["type"] == "ClusterIP"
-    assert await world.cluster.get(kinds.SERVICE, Key(world.namespace, KEY_NAME)) is None
-    made = await world.cluster.apply(kinds.SERVICE, service(world.namespace))
-    shown = await world.cluster.apply(kinds.SERVICE, service(world.namespace, sessionAffinity="ClientIP"), dry_run=True)
-    assert shown["spec"]["sessionAffinity"] == "ClientIP"
-    found = await world.cluster.get(kinds.SERVICE, Key(world.namespace, KEY_NAME))
-    assert found is not None
-    assert version(found) == version(made)
-    assert found["spec"]["sessionAffinity"] == "None"
-
-
-async def test_dry_run_refuses_what_a_write_would(world: World) -> None:
-    wanted = deployment(world.namespace)
-    wanted["spec"]["selector"] = {"matchLabels": {"another": "label"}}
-    with pytest.raises(ApiError) as caught:
-        await world.cluster.apply(kinds.DEPLOYMENT, wanted, dry_run=True)
-    assert caught.value.category is Category.INVALID
-
-
 # -- status and generation ---------------------------------------------------------------------------------------------
 
 

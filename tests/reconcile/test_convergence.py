@@ -1017,9 +1017,9 @@ def test_an_api_server_that_keeps_another_value_is_not_written_to_for_ever(monke
         World(cluster)
         real = cluster.apply
 
-        async def apply(kind: kinds.Kind, obj: Object, *, dry_run: bool = False) -> Object:
-            result = await real(kind, obj, dry_run=dry_run)
-            if kind is not kinds.DEPLOYMENT or dry_run:
+        async def apply(kind: kinds.Kind, obj: Object) -> Object:
+            result = await real(kind, obj)
+            if kind is not kinds.DEPLOYMENT:
                 return result
             # As an admission webhook would.
             return cluster.edit(kind, KEY, lambda stored: stored["spec"].update(progressDeadlineSeconds=7))

@@ -23,7 +23,7 @@ class Cluster(Protocol):
         """All objects of the kind with these labels; in all namespaces when namespace is None."""
         ...
 
-    async def apply(self, kind: Kind, obj: Object, *, dry_run: bool = False) -> Object:
+    async def apply(self, kind: Kind, obj: Object) -> Object:
         """Server-side apply as the operator's field manager, with force; returns the object as it is then.
 
         Fields that the operator applied before and that `obj` lacks are removed.

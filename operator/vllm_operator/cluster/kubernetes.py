@@ -99,19 +99,17 @@ class KubernetesCluster:
                 return items
             query["continue"] = token
 
-    async def apply(self, kind: Kind, obj: Object, *, dry_run: bool = False) -> Object:
+    async def apply(self, kind: Kind, obj: Object) -> Object:
         """See Cluster.apply."""
-        return await self._apply(kind, obj, None, dry_run=dry_run)
+        return await self._apply(kind, obj, None)
 
     async def apply_status(self, kind: Kind, obj: Object) -> Object:
         """See Cluster.apply_status."""
-        return await self._apply(kind, obj, "status", dry_run=False)
+        return await self._apply(kind, obj, "status")
 
-    async def _apply(self, kind: Kind, obj: Object, subresource: str | None, *, dry_run: bool) -> Object:
+    async def _apply(self, kind: Kind, obj: Object, subresource: str | None) -> Object:
         metadata = obj["metadata"]
         query = {"fieldManager": FIELD_MANAGER, "force": "true", "fieldValidation": "Strict"}
-        if dry_run:
-            query["dryRun"] = "All"
         path = kind.path(metadata["namespace"], metadata["name"], subresource)
         return await self._request(
             "PATCH", kind, path, query=query, body=obj, content_type="application/apply-patch+yaml"

@@ -170,7 +170,7 @@ class MemoryCluster:
 
         return await self._call("list", kind, Key(namespace or "", ""), work)
 
-    async def apply(self, kind: Kind, obj: Object, *, dry_run: bool = False) -> Object:
+    async def apply(self, kind: Kind, obj: Object) -> Object:
         """See Cluster.apply."""
         key = key_of(obj)
         config = _copy(obj)
@@ -178,8 +178,7 @@ class MemoryCluster:
             "apply",
             kind,
             key,
-            lambda: self._apply(kind, key, config, subresource="", manager=FIELD_MANAGER, dry=dry_run),
-            dry=dry_run,
+            lambda: self._apply(kind, key, config, subresource="", manager=FIELD_MANAGER),
         )
 
     async def apply_status(self, kind: Kind, obj: Object) -> Object:
@@ -228,9 +227,7 @@ class MemoryCluster:
         """See Cluster.delete. What the object owns is deleted in a later turn of the event loop."""
         return await self._call("delete", kind, key, lambda: self._delete_checked(kind, key, uid))
 
-    async def _call(
-        self, verb: str, kind: Kind, key: Key, work: Callable[[], _Answer], *, dry: bool = False
-    ) -> _Answer:
+    async def _call(self, verb: str, kind: Kind, key: Key, work: Callable[[], _Answer]) -> _Answer:
         """Do the work in one go, with a turn of the event loop before and after it, as a network has."""
         self.requests[verb, kind.kind] += 1
         self._attempts[verb, kind, key] += 1
@@ -245,7 +242,7 @@ class MemoryCluster:
             raise classify(404, "404 page not found\n")
         before = self._version
         answer = work()
-        if verb not in ("get", "list") and not dry:
+        if verb not in ("get", "list"):
             self.writes.append(Write(verb, kind, key, self._version != before))
         await asyncio.sleep(0)
         if fault.error is not None:
@@ -263,7 +260,6 @@ class MemoryCluster:
         subresource: str,
         manager: str,
         force: bool = True,
-        dry: bool = False,
     ) -> Object:
         rules = self._rules[kind]
         if subresource and not rules.status:
@@ -300,9 +296,9 @@ class MemoryCluster:
             if lost and not force:
                 raise _failure(409, "Conflict", f'Apply failed with {len(lost)} conflict: conflict with "{other[0]}"')
             owners[other] = fields - lost - change.removed
-        result = self._finish(kind, key, merged, owners, stored, status_only=bool(subresource), dry=dry)
+        result = self._finish(kind, key, merged, owners, stored, status_only=bool(subresource))
         now_stored = self._objects[kind].get(key)
-        if not dry and now_stored is not None:
+        if now_stored is not None:
             now_stored.last_apply = (manager, subresource, config, _version_of(now_stored.obj))
             now_stored.applied = stored is None or stored.applied
         return result
@@ -362,7 +358,7 @@ class MemoryCluster:
         for other, fields in list(owners.items()):
             owners[other] = fields - change.removed - (taken if other != owner else EMPTY)
         owners[owner] = owners.get(owner, EMPTY) | taken
-        return self._finish(kind, key, body, owners, stored, status_only=bool(subresource), dry=False)
+        return self._finish(kind, key, body, owners, stored, status_only=bool(subresource))
 
     def _round_trip(self, kind: Kind, key: Key, body: Object, stored: _Stored | None) -> Object:
         """The body as the API server writes it: without what is empty, with defaults."""
@@ -397,7 +393,6 @@ class MemoryCluster:
         stored: _Stored | None,
         *,
         status_only: bool,
-        dry: bool,
     ) -> Object:
         """Default, validate and store a body unless it is what is there already; returns the object."""
         rules = self._rules[kind]
@@ -407,7 +402,7 @@ class MemoryCluster:
         system: Object
         if old is None:
             system = {
-                "name": key.name, "namespace": key.namespace, "uid": self._next_uid(dry=dry),
+                "name": key.name, "namespace": key.namespace, "uid": self._next_uid(),
                 "creationTimestamp": _timestamp(self._now()),
             }  # fmt: skip
             if rules.generation:
@@ -430,12 +425,6 @@ class MemoryCluster:
         if stored is not None and obj == stored.obj and owners == stored.owners:
             return _copy(obj)
         obj["metadata"]["resourceVersion"] = str(self._version + 1)
-        if dry:
-            if old is not None:
-                obj["metadata"]["resourceVersion"] = _version_of(old)
-            else:
-                del obj["metadata"]["resourceVersion"]
-            return _copy(obj)
         if obj["metadata"].get("deletionTimestamp") and not obj["metadata"].get("finalizers"):
             self._forget(kind, key)
             return _copy(obj)
@@ -535,9 +524,7 @@ class MemoryCluster:
         for callback in list(self._watchers):
             callback(event, _copy(obj))
 
-    def _next_uid(self, *, dry: bool) -> str:
-        if dry:
-            return str(uuid.UUID(int=0))
+    def _next_uid(self) -> str:
         self._uid += 1
         return str(uuid.UUID(int=self._uid, version=4))
 
