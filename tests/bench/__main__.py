@@ -25,9 +25,11 @@ from tests.on_cluster.api import Object, condition, model, settled
 from tests.on_cluster.api import wait_until as wait_closely
 from tests.on_cluster.operator_process import OperatorProcess, measure_for
 from tests.on_cluster.workbench import Identity, Workbench
+from tests.sizing.published import GPUS, configs, published
 from vllm_operator import __version__
 from vllm_operator.api.names import LABEL_MANAGED_BY, MANAGED_BY
 from vllm_operator.cluster import kinds
+from vllm_operator.sizing.planner import Planner, Wanted
 
 from .watch import Watch
 
@@ -287,6 +289,33 @@ def steps(bench: Bench, *, quick: bool, many: int, rest: float) -> Iterable[tupl
     yield f"an edit to each of {many} models", lambda _: edit_all(bench, many)
 
 
+def plans() -> None:
+    """Plans per second on one core: every published model, each with 11 pools to choose from and several wishes."""
+    wishes = [
+        Wanted(max_model_len=length, concurrency=concurrency)
+        for length in (None, 4096, 8192)
+        for concurrency in (1, 4, 16)
+    ]
+    models = [published(name) for name in configs()]
+
+    def all_of_them(planners: Sequence[Planner]) -> float:
+        started = time.process_time()
+        for planner in planners:
+            for wish in wishes:
+                planner.plan(wish, GPUS)
+        return len(planners) * len(wishes) / (time.process_time() - started)
+
+    fresh = [Planner(facts) for facts in models]
+    emit(f"plans over {len(GPUS)} pools, models never seen before", "1/s", [all_of_them(fresh)])
+    emit(f"plans over {len(GPUS)} pools, again", "1/s", [all_of_them(fresh)])
+    one = GPUS[6:7]
+    started = time.process_time()
+    for planner in fresh:
+        for wish in wishes:
+            planner.plan(wish, one)
+    emit("plans on one pool", "1/s", [len(fresh) * len(wishes) / (time.process_time() - started)])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer models and shorter rests: about two minutes")
@@ -294,6 +323,11 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="WORDS", help="only the steps with these words in their titles")
     parser.add_argument("--rest", type=float, default=None, metavar="SECONDS", help="length of a rest (120; quick: 30)")
     arguments = parser.parse_args()
+    if arguments.only.lower() in "plans":
+        say("plans")
+        plans()
+    if arguments.only.lower() == "plans":
+        return 0
     many = arguments.models or (200 if arguments.quick else 1000)
     rest = arguments.rest or (30.0 if arguments.quick else 120.0)
     cluster = LocalCluster.running()
