@@ -19,9 +19,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from tests.apiserver import Object
 from tests.cluster import LocalCluster
 from tests.cluster.settings import KUBERNETES_VERSION
-from tests.on_cluster.api import Object, condition, model, settled
+from tests.on_cluster.api import condition, model, settled
 from tests.on_cluster.api import wait_until as wait_closely
 from tests.on_cluster.operator_process import OperatorProcess, measure_for
 from tests.on_cluster.workbench import Identity, Workbench

@@ -7,7 +7,8 @@ from typing import Any
 
 import httpx
 
-from tests.on_cluster.api import Access, NotYetError
+from tests.apiserver import Access
+from tests.on_cluster.api import NotYetError
 
 
 class Watch:

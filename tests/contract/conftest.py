@@ -4,27 +4,22 @@ Where there is none and none can be made, the tests are skipped with the reason;
 Tests share the server with whatever else runs there: each works in a namespace of its own or with dry-run.
 """
 
-import json
 import os
 import shutil
-import ssl
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-import httpx
 import pytest
-from kubernetes import client, config
 
+from tests.apiserver import ApiError, Object, Requests
 from vllm_operator.api.crd import CRD_NAME, crd
 from vllm_operator.api.types import API_VERSION, GROUP, KIND, PLURAL, VERSION
 
 FIELD_MANAGER = "contract-tests"
-
-Object = dict[str, Any]
 
 
 def model(spec: Object, *, name: str = "qwen3-8b") -> Object:
@@ -57,38 +52,11 @@ class Kubectl:
         return result.stdout
 
 
-class ApiError(Exception):
-    """The server's answer is an error."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(f"{status}: {message}")
-        self.status = status
-        self.message = message
-
-
-class Server:
-    """The API server, over one persistent connection."""
+class Server(Requests):
+    """The API server."""
 
     def __init__(self, kubeconfig: Path) -> None:
-        settings = client.Configuration()
-        config.load_kube_config(str(kubeconfig), client_configuration=settings)
-        tls = ssl.create_default_context(cafile=settings.ssl_ca_cert)
-        if not settings.verify_ssl:
-            tls.check_hostname = False
-            tls.verify_mode = ssl.CERT_NONE
-        if settings.cert_file:
-            tls.load_cert_chain(settings.cert_file, settings.key_file)
-        token = settings.api_key.get("authorization") or settings.api_key.get("BearerToken")
-        self._http = httpx.Client(
-            base_url=settings.host,
-            verify=tls,
-            headers={"Accept": "application/json"} | ({"Authorization": token} if token else {}),
-            timeout=30,
-        )
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._http.close()
+        super().__init__(kubeconfig, agent=FIELD_MANAGER)
 
     def create(self, body: Object, *, namespace: str, dry_run: bool = True) -> Object:
         """Create a VLLMModel, or ask whether it could be. Unknown fields are errors."""
@@ -98,42 +66,6 @@ class Server:
     def get(self, name: str, *, namespace: str) -> Object:
         """Return a VLLMModel."""
         return self.request("GET", models_path(namespace, name))
-
-    def apply(self, path: str, body: Object, *, field_manager: str = FIELD_MANAGER) -> Object:
-        """Server-side apply any object at its path, e.g. /api/v1/namespaces/a, whoever owns its fields."""
-        return self.request(
-            "PATCH",
-            path,
-            body=body,
-            query={"fieldManager": field_manager, "force": "true", "fieldValidation": "Strict"},
-            content_type="application/apply-patch+yaml",
-        )
-
-    def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        body: Object | None = None,
-        query: Mapping[str, str] | None = None,
-        content_type: str = "application/json",
-    ) -> Object:
-        """Send any request and return the answer; raises ApiError."""
-        answer = self._http.request(
-            method,
-            path,
-            params=query,
-            content=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": content_type},
-        )
-        if answer.is_error:
-            try:
-                message = str(answer.json()["message"])
-            except (ValueError, KeyError):
-                message = answer.text
-            raise ApiError(answer.status_code, message)
-        found: Object = answer.json()
-        return found
 
 
 def wait_until(what: str, ready: Callable[[], bool], *, timeout: float = 30.0) -> None:
@@ -205,7 +137,7 @@ def server(bare_server: Server) -> Server:
     path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{CRD_NAME}"
     definition = crd()
     # As `kubectl apply --server-side` would, so that whoever installs the CRD by hand later meets no conflict.
-    bare_server.apply(path, definition, field_manager="kubectl")
+    bare_server.apply(path, definition, manager="kubectl")
 
     def established() -> bool:
         conditions = bare_server.request("GET", path).get("status", {}).get("conditions") or []

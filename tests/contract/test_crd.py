@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from tests.apiserver import ApiError, Object
 from tests.schema_fields import BASE, Field, refused_fields, spec_fields, variants, with_value
 from vllm_operator.api.crd import CRD_NAME, crd
 from vllm_operator.api.types import API_VERSION, GROUP, KIND, VLLMModel
 
-from .conftest import ApiError, Kubectl, Object, Server, model, models_path
+from .conftest import Kubectl, Server, model, models_path
 
 pytestmark = pytest.mark.cluster
 

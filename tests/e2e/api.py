@@ -1,23 +1,19 @@
 """The API server as tests talk to it: one connection, no process per question."""
 
-import base64
 import json
-import ssl
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import httpx
-import yaml
 
+from tests.apiserver import ApiError, Object, Requests
 from vllm_operator.api.types import GROUP, PLURAL, VERSION
 
-Object = dict[str, Any]
 T = TypeVar("T")
 
 PATHS: Mapping[str, str] = {
@@ -38,31 +34,11 @@ OWNED = ("deployments", "replicasets", "pods", "services", "httproutes", "poddis
 """What a model leaves behind if its deletion leaves anything."""
 
 
-class Api:
+class Api(Requests):
     """Reads and writes objects."""
 
     def __init__(self, kubeconfig: Path) -> None:
-        document = yaml.safe_load(kubeconfig.read_text())
-        server, user = document["clusters"][0]["cluster"], document["users"][0]["user"]
-        with tempfile.TemporaryDirectory() as folder:
-
-            def file(owner: Mapping[str, str], name: str) -> str | None:
-                if f"{name}-data" not in owner:
-                    return owner.get(name)
-                path = Path(folder) / name
-                path.write_bytes(base64.b64decode(owner[f"{name}-data"]))
-                return str(path)
-
-            tls = ssl.create_default_context(cafile=file(server, "certificate-authority"))
-            certificate = file(user, "client-certificate")
-            if certificate is not None:
-                tls.load_cert_chain(certificate, file(user, "client-key"))
-        headers = {"Authorization": f"Bearer {user['token']}"} if "token" in user else {}
-        self._client = httpx.Client(base_url=server["server"], verify=tls, headers=headers, timeout=20)
-
-    def close(self) -> None:
-        """End the connections."""
-        self._client.close()
+        super().__init__(kubeconfig, agent="e2e-tests", timeout=20)
 
     @staticmethod
     def _path(kind: str, namespace: str, name: str = "") -> str:
@@ -71,10 +47,12 @@ class Api:
 
     def find(self, kind: str, namespace: str, name: str) -> Object | None:
         """Return an object, or None."""
-        answer = self._client.get(self._path(kind, namespace, name))
-        if answer.status_code == 404:
-            return None
-        return self._read(answer)
+        try:
+            return self.request("GET", self._path(kind, namespace, name))
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
 
     def get(self, kind: str, namespace: str, name: str) -> Object:
         """Return an object that must be there."""
@@ -84,43 +62,41 @@ class Api:
 
     def list(self, kind: str, namespace: str, *, labels: str = "") -> list[Object]:
         """Return the objects of a namespace."""
-        answer = self._read(self._client.get(self._path(kind, namespace), params={"labelSelector": labels}))
-        return list(answer["items"])
+        return list(self.request("GET", self._path(kind, namespace), query={"labelSelector": labels})["items"])
 
     def patch(self, kind: str, namespace: str, name: str, patch: object, *, strategic: bool = False) -> Object:
         """Merge a patch into an object, as `kubectl patch --type merge` (or `strategic`) does."""
         flavour = "strategic-merge" if strategic else "merge"
-        headers = {"Content-Type": f"application/{flavour}-patch+json"}
-        path = self._path(kind, namespace, name)
-        return self._read(self._client.patch(path, content=json.dumps(patch), headers=headers))
+        return self.request(
+            "PATCH",
+            self._path(kind, namespace, name),
+            body=patch,
+            content_type=f"application/{flavour}-patch+json",
+        )
 
     def delete(self, kind: str, namespace: str, name: str, *, force: bool = False) -> None:
         """Delete an object unless it is gone, without waiting until it is. `force`: a pod goes at once."""
-        params = {"gracePeriodSeconds": "0"} if force else {}
-        answer = self._client.delete(self._path(kind, namespace, name), params=params)
-        if answer.status_code != 404:
-            self._read(answer)
-
-    @staticmethod
-    def _read(answer: httpx.Response) -> Object:
-        assert answer.is_success, f"{answer.request.method} {answer.request.url}: {answer.status_code} {answer.text}"
-        body: Object = answer.json()
-        return body
+        query = {"gracePeriodSeconds": "0"} if force else {}
+        try:
+            self.request("DELETE", self._path(kind, namespace, name), query=query)
+        except ApiError as error:
+            if error.status != 404:
+                raise
 
     def stream(self, kind: str, namespace: str, name: str, *, seconds: int) -> httpx.Request:
         """Return the request of a watch of one object."""
         params = {"watch": "1", "fieldSelector": f"metadata.name={name}", "timeoutSeconds": str(seconds)}
-        return self._client.build_request("GET", self._path(kind, namespace), params=params, timeout=None)
+        return self.http.build_request("GET", self._path(kind, namespace), params=params, timeout=None)
 
     def send(self, request: httpx.Request) -> httpx.Response:
         """Send a request whose answer is read as it comes."""
-        return self._client.send(request, stream=True)
+        return self.http.send(request, stream=True)
 
 
 def eventually(what: str, look: Callable[[], T | None], *, seconds: float, interval: float = 0.1) -> T:
     """Return the first answer that is neither None nor False; fail when there is none in time.
 
-    An assertion that fails inside `look` counts as "not yet" and is shown when the time is over.
+    An assertion that fails inside `look`, and an error of the API server, count as "not yet" and is shown when the time is over.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -129,7 +105,7 @@ def eventually(what: str, look: Callable[[], T | None], *, seconds: float, inter
             found = look()
             if found is not None and found is not False:
                 return found
-        except (AssertionError, httpx.TransportError) as error:
+        except (AssertionError, ApiError, httpx.TransportError) as error:
             last = f"; last: {error}"
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds:g} s: {what}{last}")

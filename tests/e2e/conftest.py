@@ -12,11 +12,12 @@ from typing import Any, NoReturn
 import pytest
 import yaml
 
+from tests.apiserver import Object
 from tests.cluster import ClusterError, LocalCluster
 from tests.cluster.progress import Progress
 from tests.demo.installation import APPLICATION, SAMPLES, Installation, diagnosis, local_values, releases
 
-from .api import OWNED, Api, Object, ReadyRecorder, condition, eventually
+from .api import OWNED, Api, ReadyRecorder, condition, eventually
 from .node import Audit
 
 NAMESPACE_LABEL = "vllm-operator.io/e2e"

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from tests.apiserver import Object
+
 from . import node
-from .api import Object, ReadyRecorder, eventually
+from .api import ReadyRecorder, eventually
 from .conftest import Served, World, sample
 from .traffic import complete
 

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.apiserver import Object
+
 from . import node
-from .api import OWNED, Object, eventually
+from .api import OWNED, eventually
 from .conftest import World, sample
 from .traffic import Traffic, complete
 

@@ -1,23 +1,20 @@
 """The API server as a test's own user sees it, and its audit log."""
 
 import json
-import ssl
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
-from kubernetes import client, config
 
+from tests.apiserver import ApiError, Object, Requests
 from vllm_operator.api.types import API_VERSION, KIND
 from vllm_operator.cluster import kinds
 from vllm_operator.cluster.kinds import Kind
-
-Object = dict[str, Any]
 
 MANAGER = "on-cluster-tests"
 WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
@@ -46,72 +43,11 @@ def wait_until(
         time.sleep(interval)
 
 
-class ApiError(Exception):
-    """The server's answer is an error."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(f"{status}: {message}")
-        self.status = status
-
-
-@dataclass(frozen=True)
-class Access:
-    """Where the API server is and who we are, from a kubeconfig."""
-
-    host: str
-    tls: ssl.SSLContext
-    ca_file: str
-
-    @classmethod
-    def from_kubeconfig(cls, kubeconfig: Path) -> "Access":
-        settings = client.Configuration()
-        config.load_kube_config(str(kubeconfig), client_configuration=settings)
-        tls = ssl.create_default_context(cafile=settings.ssl_ca_cert)
-        if settings.cert_file:
-            tls.load_cert_chain(settings.cert_file, settings.key_file)
-        return cls(str(settings.host), tls, str(settings.ssl_ca_cert))
-
-
-class Api:
-    """An administrator's requests, over persistent connections; may be used by several threads."""
+class Api(Requests):
+    """An administrator's requests."""
 
     def __init__(self, kubeconfig: Path) -> None:
-        self.access = Access.from_kubeconfig(kubeconfig)
-        self._http = httpx.Client(
-            base_url=self.access.host,
-            verify=self.access.tls,
-            headers={"Accept": "application/json", "User-Agent": MANAGER},
-            timeout=120,  # Deleting a collection of a thousand is one request.
-            limits=httpx.Limits(max_connections=32, max_keepalive_connections=32),
-        )
-
-    def close(self) -> None:
-        self._http.close()
-
-    def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        body: Any = None,
-        query: Mapping[str, str] | None = None,
-        content_type: str = "application/json",
-    ) -> Object:
-        answer = self._http.request(
-            method,
-            path,
-            params=query,
-            content=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": content_type},
-        )
-        if answer.is_error:
-            try:
-                message = str(answer.json()["message"])
-            except (ValueError, KeyError):
-                message = answer.text
-            raise ApiError(answer.status_code, message)
-        found: Object = answer.json()
-        return found
+        super().__init__(kubeconfig, agent=MANAGER, timeout=120)  # Deleting a collection of a thousand is one request.
 
     def get(self, kind: Kind, namespace: str, name: str) -> Object:
         return self.request("GET", kind.path(namespace, name))
@@ -141,16 +77,6 @@ class Api:
             body=patch,
             query={"fieldManager": MANAGER},
             content_type="application/merge-patch+json",
-        )
-
-    def apply(self, path: str, body: Object, *, manager: str = MANAGER, force: bool = True) -> Object:
-        """Server-side apply an object at its path."""
-        return self.request(
-            "PATCH",
-            path,
-            body=body,
-            query={"fieldManager": manager, "force": str(force).lower(), "fieldValidation": "Strict"},
-            content_type="application/apply-patch+yaml",
         )
 
     def delete(self, kind: Kind, namespace: str, name: str) -> None:

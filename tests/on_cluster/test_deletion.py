@@ -6,10 +6,11 @@ import time
 
 import pytest
 
+from tests.apiserver import ApiError, Object
 from vllm_operator.api.names import LABEL_MANAGED_BY, MANAGED_BY
 from vllm_operator.cluster import kinds
 
-from .api import Api, ApiError, Object, model, settled, wait_until
+from .api import Api, model, settled, wait_until
 from .conftest import Log, Operators
 from .workbench import Workbench
 

@@ -3,10 +3,11 @@
 from functools import partial
 from typing import Any
 
+from tests.apiserver import ApiError
 from vllm_operator.api.names import LABEL_MODEL
 from vllm_operator.cluster import kinds
 
-from .api import Api, ApiError, model, settled, wait_until
+from .api import Api, model, settled, wait_until
 from .conftest import Log, Operators
 
 CHILDREN = kinds.CHILD_KINDS

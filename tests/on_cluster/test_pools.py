@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
+from tests.apiserver import Object
 from vllm_operator.api.names import LABEL_MODEL
 from vllm_operator.cluster import kinds
 
-from .api import UNSERVED, Api, Object, condition, model, settled, wait_until
+from .api import UNSERVED, Api, condition, model, settled, wait_until
 from .conftest import Log, Operators
 from .workbench import Workbench
 

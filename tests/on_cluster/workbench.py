@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from tests.apiserver import ApiError, Object
 from tests.cluster import LocalCluster
 from tests.hub.server import serving
 from tests.sizing.published import configs
@@ -20,7 +21,7 @@ from vllm_operator.api.crd import CRD_NAME, crd
 from vllm_operator.api.types import PLURAL
 from vllm_operator.cluster import kinds
 
-from .api import Api, ApiError, Audit, Object, wait_until
+from .api import Api, Audit, wait_until
 from .operator_process import OperatorProcess
 
 RULES = Path(__file__).resolve().parent.parent.parent / "charts" / "vllm-operator" / "files" / "rbac"
