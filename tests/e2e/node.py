@@ -64,6 +64,8 @@ class Request:
     name: str
     at: str
     """RFC 3339, when the API server got it."""
+    pod: str
+    """The pod that asked, as its token says; empty for others."""
 
     @property
     def is_write(self) -> bool:
@@ -106,6 +108,7 @@ class Audit:
                     namespace=where.get("namespace", ""),
                     name=where.get("name", ""),
                     at=line["requestReceivedTimestamp"],
+                    pod="".join(line["user"].get("extra", {}).get("authentication.kubernetes.io/pod-name", ())),
                 )
                 found.append(request)
         return found
@@ -118,10 +121,10 @@ class Audit:
         """Return what was written to anything but the model's status and events."""
         return [each for each in self.writes(namespace) if each.resource not in ("vllmmodels", "events")]
 
-    def looked_at(self, namespace: str, name: str) -> int:
-        """Return how often the model was read: each pass of the operator begins with that."""
-        wanted = ("get", "vllmmodels", "", namespace, name)
+    def looked_at(self, namespace: str, name: str, *, by: str) -> int:
+        """Return how often a pod of the operator has read the model: each pass begins with that."""
+        wanted = ("get", "vllmmodels", "", namespace, name, by)
         return sum(
-            (each.verb, each.resource, each.subresource, each.namespace, each.name) == wanted
+            (each.verb, each.resource, each.subresource, each.namespace, each.name, each.pod) == wanted
             for each in self.requests()
         )
