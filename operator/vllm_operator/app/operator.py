@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 LOST_LEASE_GRACE = 3.0
 """Seconds that passes under way get when the lease is lost: less than renew deadline and lease duration lie apart."""
+STOP_GRACE = 15.0
+"""Seconds that passes under way get when the process is asked to end."""
 STUCK_AFTER = 180.0
 """Seconds without any progress, though there is work, after which /healthz fails."""
 NODES_DELAY = 2.0
@@ -140,8 +142,8 @@ class Operator:
             asked = self._stop.is_set()
             self._stop.set()
             assert self._engine is not None
-            # Without the lease another replica works soon: then nothing is finished, it is broken off.
-            await self._engine.stop(grace=15.0 if asked else 1.0)
+            # Without the lease another replica works a few seconds from now: nothing of ours may be under way then.
+            await self._engine.stop(grace=STOP_GRACE if asked else LOST_LEASE_GRACE)
             # Renewing goes on until here, and must not take the lease again once it is given up.
             work.cancel()
             stopping.cancel()
@@ -197,16 +199,19 @@ class Operator:
         self._metrics.leader.set(1)
         self._engine.start()
         listing = asyncio.create_task(self._list_for_ever(cluster), name="list")
+        holding = asyncio.create_task(
+            election.hold() if self._settings.leader_election else self._stop.wait(), name="hold"
+        )
         try:
-            if self._settings.leader_election:
-                await election.hold()
-                # Others may take the lease a few seconds from now: nothing of ours may be under way then.
-                await self._engine.stop(grace=LOST_LEASE_GRACE)
-            else:
-                await self._stop.wait()
+            await asyncio.wait({listing, holding}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (listing, holding):
+                if task.done():
+                    task.result()  # Listing only ends by a bug, which must not go unseen.
         finally:
             self._metrics.leader.set(0)
             listing.cancel()
+            holding.cancel()
+            await asyncio.gather(listing, holding, return_exceptions=True)
 
     async def _list_for_ever(self, cluster: KubernetesCluster) -> None:
         """Want every model at the start, and again from time to time: watches can lose events."""

@@ -189,14 +189,10 @@ def observe_route(route: Object | None, parents: Sequence[Mapping[str, Any]]) ->
     generation = route["metadata"].get("generation", 1)
     answers = (route.get("status") or {}).get("parents") or []
     for parent in parents:
-        name = f"{parent.get('namespace') or route['metadata']['namespace']}/{parent['name']}"
+        home = route["metadata"]["namespace"]
+        name = f"{parent.get('namespace') or home}/{parent['name']}"
         matching = [
-            answer
-            for answer in answers
-            if answer.get("parentRef", {}).get("name") == parent["name"]
-            and (answer["parentRef"].get("namespace") or route["metadata"]["namespace"])
-            == (parent.get("namespace") or route["metadata"]["namespace"])
-            and answer["parentRef"].get("sectionName") == parent.get("sectionName")
+            answer for answer in answers if _parent(answer.get("parentRef") or {}, home) == _parent(parent, home)
         ]
         if not matching:
             return RouteObservation(
@@ -209,6 +205,18 @@ def observe_route(route: Object | None, parents: Sequence[Mapping[str, Any]]) ->
             if found is not None:
                 return found
     return RouteObservation(True, Reason.ROUTE_ACCEPTED, "every gateway has accepted the route")
+
+
+def _parent(reference: Mapping[str, Any], home: str) -> tuple[Any, ...]:
+    """A parentRef with the Gateway API's defaults, so that a route's and a gateway's spelling of it compare equal."""
+    return (
+        reference.get("group", "gateway.networking.k8s.io"),
+        reference.get("kind", "Gateway"),
+        reference.get("namespace") or home,
+        reference.get("name"),
+        reference.get("sectionName"),
+        reference.get("port"),
+    )
 
 
 def _read_parent(name: str, answer: Mapping[str, Any], generation: int) -> RouteObservation | None:
