@@ -294,6 +294,20 @@ def test_max_model_len_is_the_least_and_is_kept_with_the_revision() -> None:
     assert "maxModelLen" not in report(other, seen(probe=None), previous=before, now=NOW)
 
 
+def test_vllms_own_figures_stand_next_to_the_estimate() -> None:
+    uid = SEEN.workload.pods[0].uid
+    subject = replace(SUBJECT, fields={"revision": "r1", "sizing": {"kvCacheTokens": 1100}})
+    probes = {uid: replace(OK, kv_cache_tokens=1000), "of an old pod": replace(OK, kv_cache_tokens=5)}
+    before = report(subject, replace(SEEN, probes=probes), previous={}, now=NOW)
+    assert before["sizing"] == {"kvCacheTokens": 1100, "measured": {"kvCacheTokens": 1000, "errorPercent": 10}}
+    # An operator that has just started has asked nobody.
+    assert report(subject, seen(probe=None), previous=before, now=NOW)["sizing"] == before["sizing"]
+    other = replace(subject, fields={"revision": "r2", "sizing": {"accelerator": "cpu"}})
+    assert report(other, seen(probe=None), previous=before, now=NOW)["sizing"] == {"accelerator": "cpu"}
+    unsized = report(other, replace(SEEN, probes=probes), previous={}, now=NOW)
+    assert unsized["sizing"]["measured"] == {"kvCacheTokens": 1000}
+
+
 # events
 
 

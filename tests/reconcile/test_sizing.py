@@ -269,3 +269,23 @@ async def test_facts_by_hand() -> None:
         facts = {"config": {"architectures": ["X"]}}
         cluster.edit(MODELS, KEY, lambda obj: obj["spec"].update(modelFacts=facts))
         await operator.until("Accepted", "False", Reason.INVALID_SPEC)
+
+
+@virtual
+async def test_an_estimate_that_is_off_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    cluster = make_cluster()
+    World(cluster)
+    cluster.put(kinds.NODE, H100)
+    cluster.put(MODELS, make_model({"model": QWEN}))
+    async with Operator(cluster, library=library(Shelf())) as operator:
+        operator.prober.kv_cache_tokens = 100_000
+        await operator.until("Ready", "True")
+        sizing = status(cluster)["sizing"]
+        error = sizing["kvCacheTokens"] / 100_000 - 1
+        assert sizing["measured"] == {"kvCacheTokens": 100_000, "errorPercent": round(100 * error)}
+        assert operator.reconciler.sizing_errors == {KEY: pytest.approx(error, abs=0.01)}
+        await settle(cluster)
+        warnings = [record for record in caplog.records if "please report it" in record.getMessage()]
+        assert len(warnings) == 1
+        cluster.remove(MODELS, KEY)
+        await eventually(lambda: not operator.reconciler.sizing_errors, within=10)

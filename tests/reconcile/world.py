@@ -239,6 +239,8 @@ class FakeProber:
     def __init__(self, cluster: MemoryCluster, on_change: Any) -> None:
         self.cluster = cluster
         self.on_change = on_change
+        self.kv_cache_tokens: int | None = None
+        """What every pod's vLLM says of its KV cache."""
         self.sick: dict[str, ProbeResult] = {}
         """Pod uid → an answer other than the right one."""
         self.keys_used: dict[Key, set[str | None]] = {}
@@ -269,7 +271,9 @@ class FakeProber:
         pod = self.cluster.peek(kinds.POD, Key(key.namespace, target.pod))
         if target.uid not in self._targets.get(key, {}) or pod is None:
             return
-        result = self.sick.get(target.uid) or ProbeResult(ProbeState.OK, models=served_names(pod), max_model_len=4096)
+        result = self.sick.get(target.uid) or ProbeResult(
+            ProbeState.OK, models=served_names(pod), max_model_len=4096, kv_cache_tokens=self.kv_cache_tokens
+        )
         if self._results.setdefault(key, {}).get(target.uid) != result:
             self._results[key][target.uid] = result
             self.on_change(key)

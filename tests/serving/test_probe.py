@@ -22,6 +22,7 @@ from vllm_operator.serving.probe import (
     Target,
     missing_names,
     probe,
+    read_kv_cache_tokens,
 )
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -41,9 +42,13 @@ async def good_models(_: web.Request) -> web.StreamResponse:
 
 
 @contextlib.asynccontextmanager
-async def server(health: Handler = good_health, models: Handler = good_models) -> AsyncIterator[Target]:
+async def server(
+    health: Handler = good_health, models: Handler = good_models, metrics: Handler | None = None
+) -> AsyncIterator[Target]:
     application = web.Application()
     application.add_routes([web.get("/health", health), web.get("/v1/models", models)])
+    if metrics is not None:
+        application.add_routes([web.get("/metrics", metrics)])
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     try:
@@ -94,6 +99,71 @@ async def with_key(request: web.Request) -> web.StreamResponse:
     if request.headers.get("Authorization") != "Bearer sesame":
         return web.json_response({"error": "Unauthorized"}, status=401)
     return web.json_response(MODELS)
+
+
+def cache_info(**labels: str) -> str:
+    """/metrics as vLLM writes it: much else, then the info of its cache."""
+    words = ",".join(f'{name}="{value}"' for name, value in {"block_size": "16", "engine": "0", **labels}.items())
+    return (
+        "# HELP vllm:num_requests_running Number of requests.\n# TYPE vllm:num_requests_running gauge\n"
+        'vllm:num_requests_running{engine="0",model_name="m"} 0.0\n'
+        "# HELP vllm:cache_config_info Information of the LLMEngine CacheConfig\n# TYPE vllm:cache_config_info gauge\n"
+        f"vllm:cache_config_info{{{words}}} 1.0\n"
+    )
+
+
+METRICS: list[tuple[str, Handler, int | None]] = [
+    ("tokens", answering(200, cache_info(kv_cache_size_tokens="81920", num_gpu_blocks="1")), 81920),
+    ("older vLLM", answering(200, cache_info(num_gpu_blocks="100")), 1600),
+    ("not known", answering(200, cache_info(kv_cache_size_tokens="None", num_gpu_blocks="None")), None),
+    ("no such metric", answering(200, "up 1\n"), None),
+    ("odd", answering(200, 'vllm:cache_config_info{kv_cache_size_tokens="\n'), None),
+    ("404", answering(404, cache_info(kv_cache_size_tokens="1")), None),
+    ("endless", answering(200, "x 1\n" * 3_000_000), None),
+]
+
+
+@pytest.mark.parametrize(("metrics", "tokens"), [row[1:] for row in METRICS], ids=[row[0] for row in METRICS])
+async def test_kv_cache_tokens(client: httpx.AsyncClient, metrics: Handler, tokens: int | None) -> None:
+    async with server(metrics=metrics) as target:
+        assert await read_kv_cache_tokens(client, target) == tokens
+
+
+async def test_the_cache_is_asked_for_once(client: httpx.AsyncClient) -> None:
+    asked = 0
+
+    async def metrics(_: web.Request) -> web.StreamResponse:
+        nonlocal asked
+        asked += 1
+        return web.Response(text=cache_info(kv_cache_size_tokens="4096"))
+
+    changes: list[Key] = []
+    async with server(metrics=metrics) as target:
+        prober = Prober(client, changes.append, interval=0.05)
+        prober.watch(KEY, [target])
+        async with asyncio.timeout(10):
+            rounds = 0
+            while rounds < 5:
+                before = len(changes)
+                await asyncio.sleep(0.05)
+                rounds += bool(prober.results(KEY)) and len(changes) == before
+        await prober.close()
+    (result,) = prober.results(KEY).values()
+    assert result.kv_cache_tokens == 4096
+    assert asked == 1
+    assert changes == [KEY]
+
+
+async def test_a_pod_without_metrics_is_no_less_healthy(client: httpx.AsyncClient) -> None:
+    async with server() as target:
+        prober = Prober(client, lambda key: None, interval=0.05)
+        prober.watch(KEY, [target])
+        async with asyncio.timeout(10):
+            while not prober.results(KEY):
+                await asyncio.sleep(0.01)
+        await prober.close()
+    (result,) = prober.results(KEY).values()
+    assert (result.state, result.kv_cache_tokens) == (ProbeState.OK, None)
 
 
 async def test_all_is_well(client: httpx.AsyncClient) -> None:

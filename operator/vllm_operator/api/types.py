@@ -1074,11 +1074,9 @@ class MeasuredStatus(Model):
     """What vLLM itself says after its start."""
 
     kv_cache_tokens: int | None = None
-    """Tokens that the KV cache of one data-parallel rank holds."""
-    estimated_kv_cache_tokens: int | None = None
-    """The same as it was estimated."""
+    """Tokens that the KV cache of one data-parallel rank holds, in sequences of the whole context; of the pod with the fewest."""
     error_percent: int | None = None
-    """By how much the estimate was too high (positive) or too low (negative)."""
+    """By how much sizing.kvCacheTokens was too high (positive) or too low (negative)."""
 
 
 class SizingStatus(Model):
@@ -1098,6 +1096,8 @@ class SizingStatus(Model):
     """Sequences of the whole context that fit at once, e.g. 3.1."""
     memory: MemoryStatus | None = None
     """Memory of each GPU, estimated."""
+    kv_cache_tokens: int | None = None
+    """Tokens that the KV cache holds, in sequences of the whole context, estimated."""
     kv_bytes_per_token: int | None = None
     """Bytes of the KV cache for one token on each GPU."""
     revision: Annotated[str, Field(max_length=253)] | None = None

@@ -16,7 +16,12 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 class Metrics:
     """All metrics, in a registry of their own."""
 
-    def __init__(self, states: Callable[[], dict[Key, tuple[str, str]]], depth: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        states: Callable[[], dict[Key, tuple[str, str]]],
+        depth: Callable[[], int],
+        sizing_errors: Callable[[], dict[Key, float]] = dict,
+    ) -> None:
         self.registry = CollectorRegistry()
         self.passes = Histogram(
             "vllm_operator_reconcile_seconds",
@@ -45,7 +50,7 @@ class Metrics:
         Gauge("vllm_operator_build_info", "The operator's version.", ["version"], registry=self.registry).labels(
             __version__
         ).set(1)
-        self.registry.register(_Models(states))
+        self.registry.register(_Models(states, sizing_errors))
 
     def observe_pass(self, result: str, seconds: float) -> None:
         """Count a reconcile pass."""
@@ -61,13 +66,24 @@ class Metrics:
 
 
 class _Models(Collector):
-    """Number of models by Ready and reason: few series, however many models there are."""
+    """Number of models by Ready and reason: few series, however many models there are. By model only what one may act on."""
 
-    def __init__(self, states: Callable[[], dict[Key, tuple[str, str]]]) -> None:
+    def __init__(
+        self, states: Callable[[], dict[Key, tuple[str, str]]], sizing_errors: Callable[[], dict[Key, float]]
+    ) -> None:
         self._states = states
+        self._sizing_errors = sizing_errors
 
     def collect(self) -> Iterable[Metric]:
         """Count now."""
+        errors = GaugeMetricFamily(
+            "vllm_operator_sizing_error_ratio",
+            "By how much the estimated KV cache was larger (or, negative, smaller) than vLLM's own, as a share of that.",
+            labels=["namespace", "name"],
+        )
+        for key, error in sorted(self._sizing_errors().items()):
+            errors.add_metric([key.namespace, key.name], error)
+        yield errors
         family = GaugeMetricFamily(
             "vllm_operator_models", "Models, by Ready and its reason.", labels=["ready", "reason"]
         )

@@ -62,7 +62,7 @@ class Operator:
         self._reconciler: Reconciler | None = None
         self._engine: Engine | None = None
         self._nodes: Nodes | None = None
-        self._metrics = Metrics(self._states, lambda: len(self._queue))
+        self._metrics = Metrics(self._states, lambda: len(self._queue), self._sizing_errors)
         self._health = HealthServer(
             self._metrics.registry,
             sick=self._sick,
@@ -251,6 +251,9 @@ class Operator:
 
     def _states(self) -> dict[Key, tuple[str, str]]:
         return dict(self._reconciler.states) if self._reconciler else {}
+
+    def _sizing_errors(self) -> dict[Key, float]:
+        return dict(self._reconciler.sizing_errors) if self._reconciler else {}
 
     def _sick(self) -> str | None:
         """Why the process should be restarted. Only a replica that leads has work to get stuck in."""

@@ -69,6 +69,9 @@ from vllm_operator.workload.settings import BuildSettings
 
 log = logging.getLogger(__name__)
 
+SIZING_ERROR_PERCENT = 10
+"""An estimate that is off by more is worth a warning."""
+
 
 @dataclass(frozen=True)
 class Timings:
@@ -160,6 +163,9 @@ class Reconciler:
         self._gateways: dict[Key, set[Key]] = {}
         self.states: dict[Key, tuple[str, str]] = {}
         """Key → (status, reason) of Ready, for metrics."""
+        self.sizing_errors: dict[Key, float] = {}
+        """Key → error of the estimated KV cache, as a share of what vLLM has, for metrics."""
+        self._warned: dict[Key, str] = {}
         self.reported: dict[Key, tuple[str, int]] = {}
         """Key → (uid, generation) of the spec that the status speaks of."""
 
@@ -211,8 +217,8 @@ class Reconciler:
     def forget(self, key: Key) -> None:
         """The model is gone."""
         self._prober.forget(key)
-        self.states.pop(key, None)
-        self.reported.pop(key, None)
+        for known in (self.states, self.reported, self.sizing_errors, self._warned):
+            known.pop(key, None)
         for models in self._gateways.values():
             models.discard(key)
 
@@ -634,6 +640,7 @@ class Reconciler:
         summary = next(condition for condition in status["conditions"] if condition["type"] == "Ready")
         self.states[loaded.key] = (summary["status"], summary["reason"])
         self.reported[loaded.key] = (loaded.uid, subject.generation)
+        self._note_sizing_error(loaded.key, status)
         if _same_status(status, previous):
             return
         body = {
@@ -652,6 +659,22 @@ class Reconciler:
         self._on_write("apply", f"{KIND}/status")
         for happening in reporting.transitions(previous, status):
             await self._recorder.record(loaded.model, happening)
+
+    def _note_sizing_error(self, key: Key, status: Mapping[str, Any]) -> None:
+        """Keep the estimate's error for the metric, and warn once for each revision."""
+        sizing = status.get("sizing") or {}
+        percent = (sizing.get("measured") or {}).get("errorPercent")
+        if percent is None:
+            self.sizing_errors.pop(key, None)
+            return
+        self.sizing_errors[key] = percent / 100
+        revision = str(status.get("revision"))
+        if abs(percent) > SIZING_ERROR_PERCENT and self._warned.get(key) != revision:
+            self._warned[key] = revision
+            log.warning(
+                "%s: the KV cache of %s was estimated at %d tokens, and vLLM has %d (%+d %%); please report it",
+                key, sizing.get("pool") or "this machine", sizing["kvCacheTokens"], sizing["measured"]["kvCacheTokens"], percent,
+            )  # fmt: skip
 
     async def report_failure(self, key: Key, reason: Reason, message: str) -> None:
         """Say on the model that the operator cannot get on, for failures that last. Keeps the rest of the status."""

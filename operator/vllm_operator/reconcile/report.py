@@ -272,6 +272,11 @@ def report(subject: Subject, observation: Observation, *, previous: Mapping[str,
     lengths = [result.max_model_len for result in observation.probes.values() if result.max_model_len is not None]
     same_revision = previous.get("revision") == subject.fields.get("revision")
     known_length = previous.get("maxModelLen") if same_revision else None
+    fields = dict(subject.fields)
+    # What was measured stays until a pod of the revision says otherwise: an operator that has just started has asked nobody yet.
+    known_figures = (previous.get("sizing") or {}).get("measured") if same_revision else None
+    if fields.get("sizing") and (figures := measured(fields["sizing"], observation) or known_figures):
+        fields["sizing"] = {**fields["sizing"], "measured": figures}
     return {
         "observedGeneration": subject.generation,
         "conditions": [make_condition(verdict, subject.generation, previous=previous, now=now) for verdict in verdicts],
@@ -281,10 +286,26 @@ def report(subject: Subject, observation: Observation, *, previous: Mapping[str,
         "replicaSummary": f"{workload.ready}/{subject.wanted}",
         **{
             name: value
-            for name, value in {"maxModelLen": min(lengths, default=known_length), **subject.fields}.items()
+            for name, value in {"maxModelLen": min(lengths, default=known_length), **fields}.items()
             if value is not None
         },
     }
+
+
+def measured(sizing: Mapping[str, Any], observation: Observation) -> Object | None:
+    """What vLLM says of its KV cache, next to what was estimated; None when no pod of the revision has said it."""
+    new = {pod.uid for pod in observation.workload.pods if pod.new}
+    said = [
+        result.kv_cache_tokens
+        for uid, result in observation.probes.items()
+        if uid in new and result.kv_cache_tokens is not None
+    ]
+    if not said:
+        return None
+    tokens = min(said)
+    estimate = sizing.get("kvCacheTokens")
+    error = None if estimate is None or tokens <= 0 else round(100 * (estimate - tokens) / tokens)
+    return {"kvCacheTokens": tokens, **({} if error is None else {"errorPercent": error})}
 
 
 def make_condition(verdict: Verdict, generation: int, *, previous: Mapping[str, Any], now: str) -> dict[str, Any]:

@@ -5,11 +5,14 @@ The kubelet's readiness is not enough: it knows nothing of served names, and tak
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from time import monotonic
 from typing import Any
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 from vllm_operator.api.names import Key
 
@@ -17,6 +20,12 @@ TIMEOUT = 2.0
 """Seconds that one request may take."""
 LONGEST_PAUSE = 4.0
 """A pod that goes on not answering is asked less and less often, down to once in so many intervals."""
+CACHE_INFO = "vllm:cache_config_info"
+LARGEST_METRICS = 4 * 1024 * 1024
+"""Characters of /metrics that are read at most."""
+METRICS_PAUSE = 60.0
+"""Seconds after which a pod that did not tell its KV cache is asked for it again."""
+METRICS_TRIES = 5
 CONFIRM_AFTER = 0.5
 """Seconds after which a failure is looked at again before it is believed."""
 
@@ -42,6 +51,8 @@ class ProbeResult:
     """Names in /v1/models, sorted."""
     max_model_len: int | None = None
     """Context length in tokens, as /v1/models has it."""
+    kv_cache_tokens: int | None = None
+    """Tokens that the KV cache holds, as /metrics has it; None until it was read, and where there is no such cache."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,38 @@ async def probe(client: httpx.AsyncClient, target: Target) -> ProbeResult:
     if answer.status_code != 200:
         return ProbeResult(ProbeState.NO_MODELS, f"/v1/models answers {answer.status_code}")
     return _read_models(answer)
+
+
+async def read_kv_cache_tokens(client: httpx.AsyncClient, target: Target) -> int | None:
+    """Tokens that a pod's KV cache holds, by /metrics; None when it does not say. Raises httpx.HTTPError and TimeoutError.
+
+    The first lines of a long text that nobody else needs are kept only if they are the one that is looked for.
+    """
+    async with asyncio.timeout(TIMEOUT), client.stream("GET", f"{target.base_url}/metrics", timeout=TIMEOUT) as answer:
+        read = 0
+        async for line in answer.aiter_lines():
+            read += len(line)
+            if answer.is_success and line.startswith(f"{CACHE_INFO}{{"):
+                return _kv_cache_tokens(line)
+            if read > LARGEST_METRICS:
+                break
+    return None
+
+
+def _kv_cache_tokens(line: str) -> int | None:
+    """Tokens by the info metric of vLLM's cache (v1/metrics/loggers.py, CacheConfig.metrics_info).
+
+    `kv_cache_size_tokens` is the concurrency at the whole context × that context, of one data-parallel rank. Older versions have
+    only blocks: times the block size they are tokens where every layer keeps every token, and too many for hybrid models.
+    """
+    try:
+        (family,) = text_string_to_metric_families(line + "\n")
+        labels = family.samples[0].labels
+        if labels.get("kv_cache_size_tokens", "None") != "None":
+            return int(labels["kv_cache_size_tokens"])
+        return int(labels["num_gpu_blocks"]) * int(labels["block_size"])
+    except (ValueError, KeyError, IndexError):
+        return None
 
 
 async def _get(client: httpx.AsyncClient, url: str, headers: dict[str, str] | None = None) -> httpx.Response:
@@ -166,6 +209,8 @@ class Prober:
 
     async def _ask_for_ever(self, key: Key, uid: str) -> None:
         pause = self._interval
+        tokens: int | None = None
+        tries, next_try = 0, 0.0
         while True:
             target = self._targets[key][uid]
             if self._good(key, uid):
@@ -178,6 +223,13 @@ class Prober:
             else:
                 async with self._slots:
                     result = await self._ask(target)
+            if result.state is ProbeState.OK and tokens is None and tries < METRICS_TRIES and monotonic() >= next_try:
+                # Once for each pod: it is settled when the pod has started.
+                tries, next_try = tries + 1, monotonic() + METRICS_PAUSE
+                with suppress(httpx.HTTPError, TimeoutError):
+                    tokens = await read_kv_cache_tokens(self._client, target)
+            if result.state is ProbeState.OK:
+                result = replace(result, kv_cache_tokens=tokens)
             pause = (
                 self._interval if result.state is ProbeState.OK else min(pause * 1.2, self._interval * LONGEST_PAUSE)
             )

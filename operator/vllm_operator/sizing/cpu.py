@@ -34,6 +34,8 @@ class CpuPlan:
     memory_needed: int
     """Bytes that the container needs for this."""
     reasons: tuple[str, ...]
+    kv_cache_tokens: int | None = None
+    """Tokens that the cache holds, in sequences of the whole context; None without a cache."""
 
     @property
     def fits(self) -> bool:
@@ -100,4 +102,5 @@ def plan_cpu(
         longest,
         other + space * GIB,
         (parts, f"{space} GiB for the KV cache", f"context {longest:,} tokens, {said}"),
+        int(layout.concurrency(space * GIB, longest, in_flight=in_flight) * longest) if layout.groups else None,
     )

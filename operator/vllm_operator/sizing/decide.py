@@ -184,6 +184,7 @@ def _on_cpu(spec: VLLMModelSpec, known: Known, plan: Plan) -> Decided:
             plan,
             reasons=[*decided.reasons, *known.facts.warnings],
             maxModelLen=decided.max_model_len,
+            kvCacheTokens=decided.kv_cache_tokens,
             memory={"kvCache": f"{decided.kv_cache_space_gib}Gi", "total": quantity(memory)},
             revision=known.commit,
         ),
@@ -229,6 +230,7 @@ def _gpu_status(
             "kvCache": quantity(memory.kv_cache),
             "total": quantity(memory.budget),
         },
+        kvCacheTokens=None if math.isinf(found.concurrency) else int(found.concurrency * found.max_model_len),
         kvBytesPerToken=found.layout.bytes_per_token,
         alternatives=[
             {
