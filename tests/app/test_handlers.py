@@ -62,7 +62,7 @@ class Captured:
         )
 
 
-CHILDREN = [kind.plural for kind in (*kinds.CHILD_KINDS, kinds.POD)]
+CHILDREN = [kind.plural for kind in (*kinds.CHILD_KINDS, kinds.POD, kinds.JOB)]
 
 
 def test_what_is_watched() -> None:

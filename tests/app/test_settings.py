@@ -13,8 +13,8 @@ from vllm_operator.workload.settings import BuildSettings, GatewayRef
 FLAGS = [
     "namespaces", "workers", "http-address", "leader-election", "lease-name", "lease-namespace", "identity",
     "default-gateway", "vllm-version", "image-nvidia", "image-amd", "image-intel", "image-cpu", "default-accelerator",
-    "vllm-run-as-user", "hub-endpoint", "gpu-pools", "probe-interval", "resync-interval", "reference-interval", "yield-after",
-    "cluster-domain",
+    "vllm-run-as-user", "hub-endpoint", "gpu-pools", "inspect-image", "probe-interval", "resync-interval", "reference-interval",
+    "yield-after", "cluster-domain",
     "log-format", "log-level",
 ]  # fmt: skip
 

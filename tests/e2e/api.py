@@ -26,11 +26,21 @@ PATHS: Mapping[str, str] = {
     "secrets": "/api/v1/namespaces/{namespace}/secrets",
     "poddisruptionbudgets": "/apis/policy/v1/namespaces/{namespace}/poddisruptionbudgets",
     "httproutes": "/apis/gateway.networking.k8s.io/v1/namespaces/{namespace}/httproutes",
+    "jobs": "/apis/batch/v1/namespaces/{namespace}/jobs",
     "gateways": "/apis/gateway.networking.k8s.io/v1/namespaces/{namespace}/gateways",
     "events": "/apis/events.k8s.io/v1/namespaces/{namespace}/events",
     "leases": "/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases",
 }
-OWNED = ("deployments", "replicasets", "pods", "services", "httproutes", "poddisruptionbudgets", "controllerrevisions")
+OWNED = (
+    "jobs",
+    "deployments",
+    "replicasets",
+    "pods",
+    "services",
+    "httproutes",
+    "poddisruptionbudgets",
+    "controllerrevisions",
+)
 """What a model leaves behind if its deletion leaves anything."""
 
 

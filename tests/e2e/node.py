@@ -87,6 +87,7 @@ class Audit:
 
     def _lines(self) -> Iterator[Object]:
         with self._log.open("rb") as file:
+            assert file.seek(0, os.SEEK_END) >= self._offset, "the audit log was rotated: nothing can be said about it"
             file.seek(self._offset)
             for line in file:
                 if not line.endswith(b"\n"):

@@ -1,12 +1,16 @@
 """What was estimated before the start, and what the real vLLM then has."""
 
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
 
 from tests.cluster.vllm_env import model_path
 
 from .api import eventually
-from .conftest import Served, World, sample
+from .conftest import Served, World, sample, without_pods
+from .traffic import complete
 
 Measured = Callable[[str], None]
 
@@ -42,3 +46,60 @@ def test_the_estimate_on_cpus_is_what_vllm_has(world: World, namespace: str, mea
     seen = eventually("vLLM's own figures", figures, seconds=60)
     measured(f"estimated {sizing['kvCacheTokens']:,} tokens, vLLM has {seen['kvCacheTokens']:,}")
     assert abs(seen["errorPercent"]) <= 1
+
+
+@pytest.fixture
+def claim(world: World, namespace: str) -> Iterator[str]:
+    """A claim with the tiny model in it."""
+    name = f"{namespace}-models"
+    volume = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": name},
+        "spec": {
+            "capacity": {"storage": "1Gi"},
+            "accessModes": ["ReadOnlyMany"],
+            "storageClassName": "",
+            "hostPath": {"path": str(model_path()), "type": "Directory"},
+            "claimRef": {"namespace": namespace, "name": "models"},
+        },
+    }
+    world.apply(namespace, volume)
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "models"},
+        "spec": {
+            "accessModes": ["ReadOnlyMany"],
+            "storageClassName": "",
+            "volumeName": name,
+            "resources": {"requests": {"storage": "1Gi"}},
+        },
+    }
+    world.apply(namespace, claim)
+    yield "models"
+    world.cluster.kubectl("delete", "persistentvolume", name, "--wait=false", "--ignore-not-found")
+
+
+def test_a_model_in_a_volume_is_read_by_a_job(world: World, namespace: str, claim: str, measured: Measured) -> None:
+    document = sample(model=f"pvc://{claim}", resources={"limits": {"memory": "4Gi"}})
+    document["metadata"]["name"] = "in-a-volume"
+    document["spec"]["engine"]["env"] = [{"name": "HF_HUB_OFFLINE", "value": "1"}]
+    began = time.monotonic()
+    world.apply(namespace, document)
+    world.wait_condition(namespace, "in-a-volume", "Accepted", "True", seconds=60)
+    measured(f"read by a Job after {time.monotonic() - began:.1f} s")
+    sizing = world.api.get("models", namespace, "in-a-volume")["status"]["sizing"]
+    assert "weights" in " ".join(sizing["reasons"]), sizing
+    assert sizing["memory"]["kvCache"] in ("1Gi", "2Gi")
+    assert world.api.list("jobs", namespace) == []
+    world.wait_ready(namespace, "in-a-volume")
+    reply = complete(world.api.get("models", namespace, "in-a-volume")["status"]["url"], "in-a-volume")
+    assert reply.good, reply
+
+
+def test_an_empty_volume_is_told_from_a_model(world: World, namespace: str, claim: str) -> None:
+    document = without_pods("nothing-there", model=f"pvc://{claim}/no/such/folder")
+    world.apply(namespace, document)
+    said = world.wait_condition(namespace, "nothing-there", "Accepted", "False", "ModelNotFound", seconds=60)
+    assert "/models/models/no/such/folder" in said["message"]

@@ -1,6 +1,7 @@
 """The API server as a test's own user sees it, and its audit log."""
 
 import json
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -187,6 +188,7 @@ class Audit:
     def _read(self, mark: int, user: str) -> Iterator[Request]:
         needle = f'"{user}"'.encode()
         with self._log.open("rb") as handle:
+            assert handle.seek(0, os.SEEK_END) >= mark, "the audit log was rotated: nothing can be said about it"
             handle.seek(mark)
             for line in handle:
                 if needle not in line or not line.endswith(b"\n"):

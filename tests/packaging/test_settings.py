@@ -20,7 +20,7 @@ ALL_SET: dict[str, Any] = VARIANTS["everything on"] | {
         "runAsUser": 2000,
         "defaultAccelerator": "cpu",
     },
-    "hub": {"endpoint": "https://hub.example.com"},
+    "hub": {"endpoint": "https://hub.example.com", "inspectImage": "registry.example.com/vllm-operator:1"},
     "gpuPools": [{"product": "NVIDIA-L4", "nodes": 2, "tolerations": [{"key": "gpu", "operator": "Exists"}]}],
 }
 

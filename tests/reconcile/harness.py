@@ -20,6 +20,7 @@ from vllm_operator.cluster.memory import MemoryCluster, Write
 from vllm_operator.hub.library import Library
 from vllm_operator.reconcile.engine import Engine
 from vllm_operator.reconcile.events import EventRecorder
+from vllm_operator.reconcile.inspector import Inspector
 from vllm_operator.reconcile.nodes import Nodes
 from vllm_operator.reconcile.queue import WorkQueue
 from vllm_operator.reconcile.reconciler import Reconciler, Timings
@@ -64,7 +65,12 @@ class Operator:
             cluster,
             prober=cast(Prober, self.prober),
             recorder=EventRecorder(cluster, loop_clock, instance="test"),
-            sizer=Sizer(self.nodes, library and library(self.queue.add), settings=settings),
+            sizer=Sizer(
+                self.nodes,
+                library and library(self.queue.add),
+                inspector=Inspector(cluster, image="operator:1", clock=lambda: asyncio.get_running_loop().time()),
+                settings=settings,
+            ),
             settings=settings,
             clock=loop_clock,
             timings=timings or Timings(),

@@ -30,7 +30,7 @@ what the watch has missed."""
 
 _DELAYS: Mapping[str | None, float] = {"DELETED": 0.0, None: RELIST_DELAY}
 
-_WATCHED = (*kinds.CHILD_KINDS, kinds.POD)
+_WATCHED = (*kinds.CHILD_KINDS, kinds.POD, kinds.JOB)
 
 
 def register(

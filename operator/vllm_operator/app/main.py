@@ -4,11 +4,15 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from vllm_operator import __version__
 from vllm_operator.app import logs
 from vllm_operator.app.operator import Operator
 from vllm_operator.app.settings import Settings, SettingsError, add_arguments, read_settings
+from vllm_operator.hub.directory import read_directory
+from vllm_operator.hub.errors import HubError
+from vllm_operator.hub.wire import encode_error, encode_facts
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,7 +26,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Run the operator, in a cluster (as its ServiceAccount) or outside (by KUBECONFIG).",
     )
     add_arguments(run)
+    inspect = commands.add_parser(
+        "inspect",
+        help="read what a model in a directory is (in a Job that the operator makes)",
+        description="Read a model's config.json and the headers of its weights, and write what the operator needs to know of it.",
+    )
+    inspect.add_argument("directory", type=Path, metavar="DIRECTORY")
+    inspect.add_argument(
+        "--output", type=Path, default=Path("/dev/termination-log"), metavar="FILE", help="default: %(default)s"
+    )
     parsed = parser.parse_args(arguments)
+    if parsed.command == "inspect":
+        return _inspect(parsed.directory, parsed.output)
     try:
         settings = read_settings(parsed)
     except SettingsError as error:
@@ -30,6 +45,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     logs.configure(log_format=settings.log_format, level=settings.log_level)
     return asyncio.run(_run(settings))
+
+
+def _inspect(directory: Path, output: Path) -> int:
+    """Write facts, or why there are none."""
+    try:
+        facts = read_directory(directory)
+        text = encode_facts(facts)
+    except HubError as error:
+        print(f"vllm-operator: {error}", file=sys.stderr)
+        output.write_text(encode_error(error))
+        return 1
+    output.write_text(text)
+    print(f"{facts.architecture}: {facts.num_layers} layers, {facts.weights.total / 2**30:.2f} GiB of weights")
+    return 0
 
 
 async def _run(settings: Settings) -> int:

@@ -25,6 +25,7 @@ from vllm_operator.cluster.kubernetes import KubernetesCluster
 from vllm_operator.hub.library import Library, hub_reader
 from vllm_operator.reconcile.engine import Engine
 from vllm_operator.reconcile.events import EventRecorder
+from vllm_operator.reconcile.inspector import Inspector
 from vllm_operator.reconcile.lease import LeaderElection
 from vllm_operator.reconcile.nodes import Nodes
 from vllm_operator.reconcile.queue import WorkQueue
@@ -101,7 +102,7 @@ class Operator:
                 cluster,
                 prober=prober,
                 recorder=recorder,
-                sizer=Sizer(self._nodes, library, settings=settings.build),
+                sizer=Sizer(self._nodes, library, inspector=await self._inspector(cluster), settings=settings.build),
                 settings=settings.build,
                 clock=utc_now,
                 timings=settings.timings,
@@ -119,6 +120,19 @@ class Operator:
                     await library.close()
                 await self._health.stop()
                 log.info("stopped")
+
+    async def _inspector(self, cluster: KubernetesCluster) -> Inspector | None:
+        """What reads models in volumes, if the operator knows its own image."""
+        image, own = self._settings.inspect_image, self._settings.own_pod
+        if not image and own is not None:
+            try:
+                pod = await cluster.get(kinds.POD, own)
+            except ApiError as error:
+                log.warning("the operator's own image is not known, so that no model in a volume is read: %s", error)
+                return None
+            containers = pod["spec"]["containers"] if pod is not None else []
+            image = next((each["image"] for each in containers if each["name"] == "operator"), "")
+        return Inspector(cluster, image=image) if image else None
 
     async def _run(self, cluster: KubernetesCluster, prober: Prober) -> int:
         settings = self._settings

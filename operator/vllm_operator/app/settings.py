@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
+from vllm_operator.api.names import Key
 from vllm_operator.engine.images import parse_version
 from vllm_operator.hub.hugging_face import DEFAULT_ENDPOINT
 from vllm_operator.reconcile.reconciler import Timings
@@ -39,6 +40,10 @@ class Settings:
     probe_interval: float
     hub_endpoint: str
     """Hugging Face hub or mirror that models are looked up on; empty: none is asked."""
+    inspect_image: str
+    """Image of the Jobs that read models in volumes; empty: the operator's own."""
+    own_pod: Key | None
+    """The operator's own pod; None outside a cluster."""
     log_format: str
     log_level: str
     timings: Timings
@@ -100,6 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str
         "Hugging Face hub, or a mirror of it, where the operator reads what models are; off: it asks none",
         metavar="URL",
     )
+    add("inspect-image", "", "image of the Jobs that read models in volumes; none: the operator's own", metavar="IMAGE")
     add(
         "gpu-pools",
         "",
@@ -138,6 +144,8 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
         lease_namespace=_text("--lease-namespace", arguments.lease_namespace),
         identity=_text("--identity", arguments.identity),
         probe_interval=_number("--probe-interval", arguments.probe_interval, least=0.5, most=4),
+        inspect_image=arguments.inspect_image.strip(),
+        own_pod=_own_pod(os.environ),
         hub_endpoint=_endpoint("--hub-endpoint", arguments.hub_endpoint),
         log_format=_choice("--log-format", arguments.log_format, _LOG_FORMATS),
         log_level=_choice("--log-level", arguments.log_level, _LOG_LEVELS),
@@ -215,6 +223,11 @@ def _host_port(flag: str, text: str) -> tuple[str, int]:
     if not port.isdecimal() or not 0 <= int(port) <= 65535:
         raise SettingsError(f"{flag} is {text!r}; write HOST:PORT, e.g. 0.0.0.0:8080")
     return host.strip("[]") or "0.0.0.0", int(port)
+
+
+def _own_pod(environment: Mapping[str, str]) -> Key | None:
+    namespace, name = environment.get("POD_NAMESPACE"), environment.get("POD_NAME")
+    return Key(namespace, name) if namespace and name else None
 
 
 def _endpoint(flag: str, text: str) -> str:

@@ -217,6 +217,8 @@ GATEWAY = _object(
 POD = _object(spec=POD_SPEC, status=_STATUS)
 NODE = _object(spec=ANY, status=ANY)
 """Only ever read by the operator; what a test puts is kept as it is."""
+JOB = _object(spec=ANY, status=ANY)
+"""Made and deleted whole, never changed."""
 LEASE = _object(
     spec=_struct(
         "acquireTime preferredHolder renewTime strategy",
@@ -831,6 +833,7 @@ RULES: Mapping[Kind, KindRules] = {
     kinds.GATEWAY: KindRules(GATEWAY, _default_gateway, status=True, generation=True, unconditional=False, typed=False),
     kinds.POD: KindRules(POD, _default_pod, _validate_pod, status=True, generation=True),
     kinds.NODE: KindRules(NODE, status=True),
+    kinds.JOB: KindRules(JOB, status=True),
     kinds.SECRET: KindRules(SECRET, _default_secret),
     kinds.CONFIG_MAP: KindRules(CONFIG_MAP),
     kinds.EVENT: KindRules(EVENT, _default_event, _validate_event),

@@ -78,6 +78,12 @@ CLUSTER_RULES: tuple[Rule, ...] = (
         reason="Says why a model does not serve (scheduling, image, crash) and asks pods whether they answer.",
     ),
     Rule(
+        group="batch",
+        resources=("jobs",),
+        verbs=MANAGE,
+        reason="Reads what a model in a volume is: a short Job of its own image in the model's namespace, taken away afterwards.",
+    ),
+    Rule(
         group="",
         resources=("secrets", "configmaps"),
         verbs=("get",),
@@ -108,6 +114,12 @@ OWN_NAMESPACE_RULES: tuple[Rule, ...] = (
         resources=("leases",),
         verbs=("get", "create", "patch", "update"),
         reason="One operator of several works at a time: the one that holds the lease.",
+    ),
+    Rule(
+        group="",
+        resources=("pods",),
+        verbs=("get",),
+        reason="Finds its own image, which the Jobs that read models in volumes run.",
     ),
 )
 """Rules for the operator's own namespace."""

@@ -316,7 +316,7 @@ class Reconciler:
 
     async def _plan(self, key: Key, uid: str, spec: VLLMModelSpec, references: LoadedReferences) -> dict[str, Any]:
         """What a revision keeps: the plan, and the Deployment that follows from it. Raises Refusal."""
-        decided = await self._sizer.decide(key, spec, references)
+        decided = await self._sizer.decide(key, uid, spec, references)
         deployment = build_deployment(
             key,
             uid,

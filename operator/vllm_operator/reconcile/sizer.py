@@ -15,13 +15,14 @@ from vllm_operator.hub.errors import (
 )
 from vllm_operator.hub.library import HubSource, Library
 from vllm_operator.hub.read import facts_by_hand
+from vllm_operator.reconcile.inspector import Inspector, Pending
 from vllm_operator.reconcile.nodes import Nodes
 from vllm_operator.reconcile.references import LoadedReferences
 from vllm_operator.sizing.decide import Decided, Known, decide, is_fixed, still_there
 from vllm_operator.sizing.pools import Pools, read_pools
 from vllm_operator.sizing.wanted import pod_constraints, read_bytes, read_version
 from vllm_operator.workload.settings import BuildSettings
-from vllm_operator.workload.source import resolve_source
+from vllm_operator.workload.source import ModelSource, resolve_source
 
 HUB_VARIABLES = frozenset({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_HOME"})
 """Variables by which a pod may find a model that the operator does not."""
@@ -36,15 +37,18 @@ _REASONS: tuple[tuple[type[HubError], Reason], ...] = (
 class Sizer:
     """Sizes of models."""
 
-    def __init__(self, nodes: Nodes, library: Library | None, *, settings: BuildSettings) -> None:
-        """`library`: None when no hub is to be asked."""
+    def __init__(
+        self, nodes: Nodes, library: Library | None, *, inspector: Inspector | None, settings: BuildSettings
+    ) -> None:
+        """`library`: None when no hub is to be asked. `inspector`: None when no Jobs can be made."""
         self._nodes = nodes
         self._library = library
+        self._inspector = inspector
         self._settings = settings
 
-    async def decide(self, key: Key, spec: VLLMModelSpec, references: LoadedReferences) -> Decided:
+    async def decide(self, key: Key, uid: str, spec: VLLMModelSpec, references: LoadedReferences) -> Decided:
         """The plan for a spec. Raises Refusal, also while the model's files are being read, and ApiError."""
-        known = await self._known(key, spec, references)
+        known = await self._known(key, uid, spec, references)
         if known.facts is not None:
             known = replace(known, pools=await self._pools(spec))
         return decide(
@@ -68,7 +72,7 @@ class Sizer:
             nodes, tolerations=tolerations, node_selector=selector, declared=self._settings.declared_pools
         )
 
-    async def _known(self, key: Key, spec: VLLMModelSpec, references: LoadedReferences) -> Known:
+    async def _known(self, key: Key, uid: str, spec: VLLMModelSpec, references: LoadedReferences) -> Known:
         """What the model is; pools come later. Raises Refusal."""
         if spec.model_facts is not None:
             weights = spec.model_facts.weights
@@ -81,9 +85,27 @@ class Sizer:
             except HubError as error:
                 raise Refusal(Reason.INVALID_SPEC, f"spec.modelFacts.config: {error}") from error
         source = resolve_source(spec)
-        if source.kind != "hub":
-            where = "a path in the container" if source.kind == "path" else "in a volume"
-            return Known(unread=f"the model is {where}, where the operator does not read it; give modelFacts")
+        try:
+            match source.kind:
+                case "hub":
+                    return await self._of_hub(key, spec, source, references)
+                case "pvc":
+                    return await self._of_claim(key, uid, spec, source)
+                case _:
+                    return Known(
+                        unread="the model is a path in the container, which the operator cannot read; give modelFacts"
+                    )
+        except HubUnavailableError as error:
+            return Known(unread=str(error), may_come=True)
+        except HubError as error:
+            fixed = is_fixed(spec, default_accelerator=self._settings.default_accelerator)
+            own = any(variable.name in HUB_VARIABLES for variable in (spec.engine or Engine()).env or ())
+            if own or (fixed and isinstance(error, InvalidModelError)):
+                return Known(unread=str(error))
+            reason = next(reason for kind, reason in _REASONS if isinstance(error, kind))
+            raise Refusal(reason, str(error)) from error
+
+    async def _of_hub(self, key: Key, spec: VLLMModelSpec, source: ModelSource, references: LoadedReferences) -> Known:
         if self._library is None:
             return Known(unread="the operator is set to ask no hub")
         hub = spec.hub or Hub()
@@ -94,17 +116,19 @@ class Sizer:
             hub.endpoint,
             references.secret_value(token.name, token.key) if token is not None else None,
         )
-        try:
-            read = await self._library.look_up(wanted, key)
-        except HubUnavailableError as error:
-            return Known(unread=str(error), may_come=True)
-        except HubError as error:
-            fixed = is_fixed(spec, default_accelerator=self._settings.default_accelerator)
-            own = any(variable.name in HUB_VARIABLES for variable in (spec.engine or Engine()).env or ())
-            if own or (fixed and isinstance(error, InvalidModelError)):
-                return Known(unread=str(error))
-            reason = next(reason for kind, reason in _REASONS if isinstance(error, kind))
-            raise Refusal(reason, str(error)) from error
+        read = await self._library.look_up(wanted, key)
         if read is None:
             raise Refusal(Reason.READING_MODEL, f"reading what {source.path} is")
         return Known(facts=read.facts, commit=read.commit)
+
+    async def _of_claim(self, key: Key, uid: str, spec: VLLMModelSpec, source: ModelSource) -> Known:
+        if self._inspector is None:
+            return Known(
+                unread="the model is in a volume, and the operator does not know its own image to read it with; give modelFacts"
+            )
+        found = await self._inspector.look_up(key, uid, spec, source)
+        if isinstance(found, Pending) and found.stuck:
+            return Known(unread=found.why, may_come=True)
+        if isinstance(found, Pending):
+            raise Refusal(Reason.READING_MODEL, found.why)
+        return Known(facts=found)
