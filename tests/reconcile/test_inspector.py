@@ -89,7 +89,8 @@ async def test_what_the_job_does_not_find(error: Any, reason: Reason) -> None:
     cluster = make_cluster()
     World(cluster)
     cluster.put(kinds.NODE, H100)
-    cluster.put(MODELS, make_model(SPEC))
+    # A way of its own to the hub is none to the volume.
+    cluster.put(MODELS, make_model({**SPEC, "engine": {"env": [{"name": "HF_HUB_OFFLINE", "value": "1"}]}}))
     async with Operator(cluster) as operator:
         finish(cluster, await the_job(cluster), encode_error(error), condition="Failed")
         await operator.until("Accepted", "False", reason)

@@ -99,7 +99,9 @@ class Sizer:
             return Known(unread=str(error), may_come=True)
         except HubError as error:
             fixed = is_fixed(spec, default_accelerator=self._settings.default_accelerator)
-            own = any(variable.name in HUB_VARIABLES for variable in (spec.engine or Engine()).env or ())
+            own = source.kind == "hub" and any(
+                variable.name in HUB_VARIABLES for variable in (spec.engine or Engine()).env or ()
+            )
             if own or (fixed and isinstance(error, InvalidModelError)):
                 return Known(unread=str(error))
             reason = next(reason for kind, reason in _REASONS if isinstance(error, kind))
