@@ -151,3 +151,44 @@ def test_from_cluster(
     assert (code, answer["gpu"], answer["gpus"]) == (0, "NVIDIA-H200", 1)
     assert main(["plan", "--model-dir", model, "--from-cluster", "--context", "other"]) == 2
     assert "kubectl get nodes: no" in capsys.readouterr().err
+
+
+def test_on_cpus(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(configs()["Qwen/Qwen3-0.6B"]))
+    code, answer = plan(capsys, "--model-dir", str(tmp_path), "--cpu-memory-gib", "16")
+    assert code == 0
+    assert (answer["fits"], answer["gpu"], answer["tensor_parallel_size"]) == (True, None, 1)
+    assert answer["max_model_len"] == 40960
+    assert answer["memory"]["weights_gib"] == pytest.approx(1.11, abs=0.05)
+    assert answer["memory"]["kv_bytes_per_token"] == 2 * 28 * 8 * 128 * 2
+    code, answer = plan(capsys, "--model-dir", str(tmp_path), "--cpu-memory-gib", "2")
+    assert code == 1
+    assert (answer["fits"], answer["reason"], answer["max_model_len"]) == (False, "DoesNotFit", None)
+    assert main(["plan", "--model-dir", str(tmp_path), "--cpu-memory-gib", "16"]) == 0
+    assert "GiB for the KV cache" in capsys.readouterr().out
+
+
+def test_a_file_for_cpus_with_facts_by_hand(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    spec: dict[str, Any] = {
+        "model": "pvc://models/qwen",
+        "accelerator": {"type": "cpu"},
+        "modelFacts": {"config": configs()["Qwen/Qwen3-0.6B"], "weights": "1.5Gi"},
+        "resources": {"limits": {"memory": "16Gi"}},
+    }
+    file = tmp_path / "model.yaml"
+    file.write_text(yaml.safe_dump({"kind": "VLLMModel", "spec": spec}))
+    code, answer = plan(capsys, "-f", str(file))
+    assert code == 0
+    assert answer["model"]["weights_gib"] == pytest.approx(1.5, abs=0.01)
+    del spec["resources"]
+    file.write_text(yaml.safe_dump({"kind": "VLLMModel", "spec": spec}))
+    assert main(["plan", "-f", str(file)]) == 2
+    assert "resources.limits.memory" in capsys.readouterr().err
+
+
+def test_a_file_for_gpus_with_facts_by_hand(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    spec = {"model": "s3://bucket/qwen", "modelFacts": {"config": configs()["Qwen/Qwen3-8B"]}}
+    file = tmp_path / "model.yaml"
+    file.write_text(yaml.safe_dump({"kind": "VLLMModel", "spec": spec}))
+    code, answer = plan(capsys, "-f", str(file), "--gpu", "H100:79.18:8")
+    assert (code, answer["gpu"]) == (0, "H100")

@@ -23,16 +23,19 @@ from vllm_operator.hub.directory import read_directory
 from vllm_operator.hub.errors import HubError, HubUnavailableError
 from vllm_operator.hub.facts import ModelFacts
 from vllm_operator.hub.hugging_face import HuggingFaceHub
+from vllm_operator.hub.read import facts_by_hand
+from vllm_operator.sizing.cpu import PROCESSES, CpuPlan, plan_cpu
 from vllm_operator.sizing.memory import GIB, EngineOptions, gib
 from vllm_operator.sizing.planner import Sizing, SizingPlan, Wanted, describe_memory, nominal_pool, plan_sizing
 from vllm_operator.sizing.pools import GpuPool, read_pools
-from vllm_operator.sizing.wanted import pod_constraints, read_tokens, read_version, wanted_from_spec
+from vllm_operator.sizing.wanted import pod_constraints, read_bytes, read_tokens, read_version, wanted_from_spec
 
 EXIT_FITS, EXIT_DOES_NOT_FIT, EXIT_USAGE = 0, 1, 2
 
 _EPILOG = """examples:
   kubectl vllm plan Qwen/Qwen3-32B --gpu H100:80:8 --gpu L4:22:4:3
   kubectl vllm plan -f model.yaml --from-cluster
+  kubectl vllm plan Qwen/Qwen3-0.6B --cpu-memory-gib 16
   kubectl vllm plan --model-dir ./config-only --weights-gib 61 --gpu H100:79.18:1 --max-model-len 16000 -o json
 
 exit codes: 0 it fits, 1 nothing fits, 2 the question makes no sense or the model cannot be read
@@ -60,6 +63,12 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         default=[],
         metavar="NAME:MEMORY_GIB:GPUS_PER_NODE[:NODES]",
         help="a pool of GPUs; MEMORY_GIB is what CUDA reports as total, e.g. 79.18 for an H100 of 80 GB. May be repeated",
+    )
+    parser.add_argument(
+        "--cpu-memory-gib",
+        metavar="N",
+        type=_positive_float,
+        help="plan for CPUs: what the container may use; default for -f FILE: its resources.limits.memory",
     )
     parser.add_argument(
         "--from-cluster", action="store_true", help="take the pools from the cluster's nodes (runs kubectl)"
@@ -105,8 +114,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the plan; the exit code says whether there is one."""
     try:
         spec, wanted = _wanted(arguments)
-        pools, excluded = _pools(arguments, spec)
+        on_cpus = arguments.cpu_memory_gib is not None or _wants_cpus(spec)
+        pools, excluded = ((), ()) if on_cpus else _pools(arguments, spec)
         facts = _facts(arguments, spec)
+        memory = _cpu_memory(arguments, spec) if on_cpus else 0
     except (Usage, HubError) as error:
         hint = (
             "; without a hub, give the model's config.json with --model-dir"
@@ -115,6 +126,16 @@ def run(arguments: argparse.Namespace) -> int:
         )
         print(f"error: {error}{hint}", file=sys.stderr)
         return EXIT_USAGE
+    if on_cpus:
+        found = plan_cpu(facts, memory=memory, options=wanted.options, max_model_len=wanted.max_model_len)
+        answer = cpu_as_json(facts, found)
+        text = (
+            json.dumps(answer, indent=2, ensure_ascii=False)
+            if arguments.output == "json"
+            else cpu_as_table(facts, found)
+        )
+        print(text)
+        return EXIT_FITS if found.fits else EXIT_DOES_NOT_FIT
     sizing = plan_sizing(facts, wanted, pools, excluded=excluded)
     if arguments.output == "json":
         print(json.dumps(as_json(facts, sizing), indent=2, ensure_ascii=False))
@@ -193,6 +214,21 @@ def parse_gpu(text: str) -> GpuPool:
     return nominal_pool(parts[0], memory_gib=memory, gpus_per_node=count, nodes=nodes)
 
 
+def _wants_cpus(spec: VLLMModelSpec | None) -> bool:
+    return spec is not None and spec.accelerator is not None and spec.accelerator.type == "cpu"
+
+
+def _cpu_memory(arguments: argparse.Namespace, spec: VLLMModelSpec | None) -> int:
+    """Bytes that the container may use."""
+    if arguments.cpu_memory_gib is not None:
+        return int(arguments.cpu_memory_gib * GIB)
+    limit = ((spec.resources.limits if spec and spec.resources else None) or {}).get("memory")
+    memory = None if limit is None else read_bytes(str(limit))
+    if memory is None:
+        raise Usage("for CPUs the memory must be known: set resources.limits.memory, or --cpu-memory-gib N")
+    return memory
+
+
 def _pools(arguments: argparse.Namespace, spec: VLLMModelSpec | None) -> tuple[Sequence[GpuPool], Sequence[str]]:
     pools = [parse_gpu(text) for text in arguments.gpu]
     if not arguments.from_cluster:
@@ -223,6 +259,10 @@ def _pools(arguments: argparse.Namespace, spec: VLLMModelSpec | None) -> tuple[S
 
 def _facts(arguments: argparse.Namespace, spec: VLLMModelSpec | None) -> ModelFacts:
     weights = None if arguments.weights_gib is None else int(arguments.weights_gib * GIB)
+    if spec is not None and spec.model_facts is not None and arguments.model_dir is None:
+        given = spec.model_facts.weights
+        by_hand = weights if given is None or weights is not None else read_bytes(str(given))
+        return facts_by_hand(spec.model_facts.config, weights_bytes=by_hand)
     if arguments.model_dir is not None:
         return read_directory(arguments.model_dir, weights_bytes=weights)
     model = arguments.model or (spec.model if spec else None)
@@ -281,14 +321,7 @@ def as_json(facts: ModelFacts, sizing: Sizing) -> Mapping[str, Any]:
     """The answer as JSON; null where there is none."""
     plan, miss = sizing.plan, sizing.closest
     common = {
-        "model": {
-            "architecture": facts.architecture,
-            "task": facts.task,
-            "weights_gib": gib(facts.weights.total),
-            "weights_from": facts.weights.source,
-            "max_model_len": facts.max_model_len,
-            "quantization": facts.quantization.method if facts.quantization else None,
-        },
+        "model": _model_json(facts),
         "reasons": list(sizing.reasons),
         "alternatives": [_plan_json(other) for other in sizing.alternatives],
     }
@@ -320,6 +353,52 @@ def as_json(facts: ModelFacts, sizing: Sizing) -> Mapping[str, Any]:
     }
 
 
+def cpu_as_json(facts: ModelFacts, plan: CpuPlan) -> Mapping[str, Any]:
+    """The answer for CPUs; its keys are those for GPUs as far as they mean something."""
+    return {
+        "fits": plan.fits,
+        **({} if plan.fits else {"reason": "DoesNotFit"}),
+        "tensor_parallel_size": 1 if plan.fits else None,
+        "pipeline_parallel_size": 1 if plan.fits else None,
+        "nodes": 1 if plan.fits else None,
+        "max_model_len": plan.max_model_len or None,
+        "gpu": None,
+        "kv_cache_tokens": plan.kv_cache_tokens,
+        "memory": {
+            "weights_gib": gib(plan.weights),
+            "activation_gib": gib(plan.activation),
+            "non_torch_gib": gib(PROCESSES),
+            "cuda_graph_gib": 0.0,
+            "kv_cache_gib": float(plan.kv_cache_space_gib),
+            "kv_bytes_per_token": plan.kv_bytes_per_token,
+            "needed_gib": gib(plan.memory_needed),
+        },
+        "model": _model_json(facts),
+        "reasons": list(plan.reasons),
+        "alternatives": [],
+    }
+
+
+def cpu_as_table(facts: ModelFacts, plan: CpuPlan) -> str:
+    """The answer for people."""
+    return "\n".join((_headline(facts), *(f"- {reason}" for reason in plan.reasons)))
+
+
+def _headline(facts: ModelFacts) -> str:
+    return f"{facts.architecture}: {facts.task}, weights {gib(facts.weights.total)} GiB ({facts.weights.source})"
+
+
+def _model_json(facts: ModelFacts) -> Mapping[str, Any]:
+    return {
+        "architecture": facts.architecture,
+        "task": facts.task,
+        "weights_gib": gib(facts.weights.total),
+        "weights_from": facts.weights.source,
+        "max_model_len": facts.max_model_len,
+        "quantization": facts.quantization.method if facts.quantization else None,
+    }
+
+
 def _plan_json(plan: SizingPlan) -> dict[str, Any]:
     return {
         "tensor_parallel_size": plan.tensor_parallel_size,
@@ -336,7 +415,7 @@ def _plan_json(plan: SizingPlan) -> dict[str, Any]:
 
 def as_table(facts: ModelFacts, sizing: Sizing) -> str:
     """The answer for people."""
-    lines = [f"{facts.architecture}: {facts.task}, weights {gib(facts.weights.total)} GiB ({facts.weights.source})"]
+    lines = [_headline(facts)]
     plans = [sizing.plan, *sizing.alternatives] if sizing.plan else []
     if plans:
         rows = [

@@ -33,6 +33,11 @@ class CpuPlan:
     """0 when nothing fits."""
     memory_needed: int
     """Bytes that the container needs for this."""
+    weights: int
+    """Bytes."""
+    activation: int
+    """Bytes."""
+    kv_bytes_per_token: int
     reasons: tuple[str, ...]
     kv_cache_tokens: int | None = None
     """Tokens that the cache holds, in sequences of the whole context; None without a cache."""
@@ -78,18 +83,20 @@ def plan_cpu(
     other = weights + activation + PROCESSES
     space = (memory - other) // GIB
     parts = f"weights {gib(weights)} + activation {gib(activation)} + processes {gib(PROCESSES)} GiB of {gib(memory)}"
+
+    def refused(needed: int, why: str) -> CpuPlan:
+        reason = f"does not fit: {parts} leave {why}"
+        return CpuPlan(0, 0, other + needed, weights, activation, layout.bytes_per_token, (reason,))
+
     if space < 1 and layout.groups:
-        return CpuPlan(0, 0, other + GIB, (f"does not fit: {parts} leave less than 1 GiB for the KV cache",))
+        return refused(GIB, "less than 1 GiB for the KV cache")
     longest = layout.longest(space * GIB, target, in_flight=in_flight)
     if max_model_len is not None and longest < max_model_len:
         needed = layout.needed(target, in_flight=in_flight)
-        left = f"leave {space} GiB for the KV cache, {max_model_len:,} tokens need {gib(needed)}"
-        reason = f"does not fit: {parts} {left}; maxModelLen ≤ {longest:,} fits"
-        return CpuPlan(0, 0, other + needed, (reason,))
+        left = f"{space} GiB for the KV cache, {max_model_len:,} tokens need {gib(needed)}"
+        return refused(needed, f"{left}; maxModelLen ≤ {longest:,} fits")
     if longest < 1:
-        return CpuPlan(
-            0, 0, other + GIB, (f"does not fit: {parts} leave {space} GiB for the KV cache, not enough for one block",)
-        )
+        return refused(GIB, f"{space} GiB for the KV cache, not enough for one block")
     said = (
         "the model's maximum"
         if longest == facts.default_max_model_len
@@ -101,6 +108,9 @@ def plan_cpu(
         space,
         longest,
         other + space * GIB,
+        weights,
+        activation,
+        layout.bytes_per_token,
         (parts, f"{space} GiB for the KV cache", f"context {longest:,} tokens, {said}"),
         int(layout.concurrency(space * GIB, longest, in_flight=in_flight) * longest) if layout.groups else None,
     )

@@ -9,7 +9,7 @@ from vllm_operator.api.conditions import Reason
 from vllm_operator.api.errors import Refusal
 from vllm_operator.api.types import Accelerator, Engine, Parallelism, VLLMModelSpec
 from vllm_operator.hub.facts import ModelFacts
-from vllm_operator.sizing.cpu import plan_cpu
+from vllm_operator.sizing.cpu import PROCESSES, plan_cpu
 from vllm_operator.sizing.memory import GIB, Version, gib
 from vllm_operator.sizing.plan import AcceleratorKind, Plan, decide_plan
 from vllm_operator.sizing.planner import Sizing, SizingPlan, plan_sizing
@@ -185,7 +185,14 @@ def _on_cpu(spec: VLLMModelSpec, known: Known, plan: Plan) -> Decided:
             reasons=[*decided.reasons, *known.facts.warnings],
             maxModelLen=decided.max_model_len,
             kvCacheTokens=decided.kv_cache_tokens,
-            memory={"kvCache": f"{decided.kv_cache_space_gib}Gi", "total": quantity(memory)},
+            kvBytesPerToken=decided.kv_bytes_per_token,
+            memory={
+                "weights": quantity(decided.weights),
+                "activation": quantity(decided.activation),
+                "other": quantity(PROCESSES),
+                "kvCache": f"{decided.kv_cache_space_gib}Gi",
+                "total": quantity(memory),
+            },
             revision=known.commit,
         ),
     )
