@@ -5,7 +5,7 @@ for vLLM) and handed in, because huggingface_hub downloads to a disk cache and c
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -23,8 +23,9 @@ from vllm_operator.hub.errors import (
     ModelNotFoundError,
 )
 from vllm_operator.hub.facts import ModelFacts
+from vllm_operator.hub.gguf import read_head
 from vllm_operator.hub.headers import LENGTH_BYTES, Tensor, choose_files, header_length, parse_header, read_index
-from vllm_operator.hub.read import Found, build_facts
+from vllm_operator.hub.read import Found, build_facts, choose_gguf
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 FIRST_READ = 200_000
@@ -79,11 +80,17 @@ class HuggingFaceHub:
             files=files,
             config=config,
             params=optional("params.json") if config is None else None,
+            gguf=self._gguf(repository, at, files) if not {"config.json", "params.json"} & files.keys() else None,
             tokenizer=optional("tokenizer_config.json"),
             tensors=self._tensors(repository, at, files),
             pipeline_tag=info.get("pipeline_tag"),
         )
         return HubFacts(build_facts(found), commit)
+
+    def _gguf(self, repository: str, revision: str, files: Mapping[str, int | None]) -> Mapping[str, Any] | None:
+        """Metadata of the GGUF file, or None without one."""
+        names = choose_gguf(files)
+        return read_head(lambda size: self._range(self._url(repository, revision, names[0]), size)) if names else None
 
     def _tensors(self, repository: str, revision: str, files: dict[str, int | None]) -> Sequence[Tensor]:
         chosen = [name for name in choose_files(files) if name.endswith(".safetensors")]

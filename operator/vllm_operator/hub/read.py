@@ -1,6 +1,7 @@
 """What was found of a model → its facts. Pure; the directory and the hub bring the same things in different ways."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -8,6 +9,7 @@ from vllm_operator.hub.config import read_config, text_config
 from vllm_operator.hub.errors import InvalidModelError, ModelNotFoundError
 from vllm_operator.hub.estimate import estimate_weights
 from vllm_operator.hub.facts import ModelFacts
+from vllm_operator.hub.gguf import config_from_gguf
 from vllm_operator.hub.headers import Tensor, choose_files, read_headers
 from vllm_operator.hub.params import config_from_params
 
@@ -24,6 +26,8 @@ class Found:
     params: Mapping[str, Any] | None = None
     tokenizer: Mapping[str, Any] | None = None
     tensors: Sequence[Tensor] = field(default=())
+    gguf: Mapping[str, Any] | None = None
+    """Metadata of the GGUF file, where there is no config."""
     weights_bytes: int | None = None
     pipeline_tag: str | None = None
 
@@ -33,11 +37,9 @@ def build_facts(found: Found) -> ModelFacts:
     config = found.config
     if config is None and found.params is not None:
         config = config_from_params(found.params)
+    if config is None and found.gguf is not None:
+        config = config_from_gguf(found.gguf)
     if config is None:
-        if any(name.endswith(".gguf") for name in found.files):
-            raise InvalidModelError(
-                f"{found.where} holds GGUF files only: vLLM loads them only partly; use the model's safetensors repository"
-            )
         raise ModelNotFoundError(f"{found.where} has neither config.json nor params.json")
     facts = read_config(
         config,
@@ -46,13 +48,22 @@ def build_facts(found: Found) -> ModelFacts:
         tokenizer_max_length=_tokenizer_length(found.tokenizer, config),
     )
     if any(name.endswith(".gguf") for name in found.files):
-        facts = replace(facts, warnings=(*facts.warnings, "there are GGUF files too: vLLM loads those only partly"))
+        facts = replace(
+            facts, warnings=(*facts.warnings, "there are GGUF files: vLLM loads only part of what such files can hold")
+        )
     if found.weights_bytes is not None:
         weights = estimate_weights(facts, config, text_config(config), total=found.weights_bytes)
         return replace(facts, weights=weights)
     if found.tensors:
         return replace(facts, weights=read_headers(found.tensors, facts))
     sizes = [found.files.get(name) for name in choose_files(found.files)]
+    if not sizes:
+        # They stay in memory as they are in the file.
+        sizes = [found.files.get(name) for name in choose_gguf(found.files)]
+        if sizes and None not in sizes:
+            total = sum(size or 0 for size in sizes)
+            weights = estimate_weights(facts, config, text_config(config), total=total)
+            return replace(facts, weights=replace(weights, source="files"))
     known = [size for size in sizes if size is not None]
     if known and len(known) == len(sizes):
         # .bin files cannot be looked into without loading them; a float32 file is cast to half
@@ -62,6 +73,17 @@ def build_facts(found: Found) -> ModelFacts:
         weights = estimate_weights(facts, config, text_config(config), total=total)
         return replace(facts, weights=replace(weights, source="files"))
     return replace(facts, warnings=(*facts.warnings, "no weights were found: their size is computed from config.json"))
+
+
+def choose_gguf(files: Iterable[str]) -> list[str]:
+    """The GGUF file, or the parts of one. Raises InvalidModelError when there are several: which one is run is not known."""
+    found = sorted(name for name in files if name.endswith(".gguf"))
+    stems = {re.sub(r"-\d{5}-of-\d{5}\.gguf$", "", name) for name in found}
+    if len(stems) > 1:
+        raise InvalidModelError(
+            f"there are {len(stems)} GGUF models ({', '.join(found[:3])} …): which one is run cannot be told; give modelFacts"
+        )
+    return found
 
 
 def facts_by_hand(config: Mapping[str, Any], *, weights_bytes: int | None) -> ModelFacts:
