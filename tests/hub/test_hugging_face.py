@@ -150,3 +150,11 @@ def test_token_goes_to_the_hub_only(server: FakeHub, client: httpx.Client, monke
     put(server)
     HuggingFaceHub(client, endpoint=server.url).read("org/model")
     assert not any("Authorization" in headers or "authorization" in headers for _, headers in server.requests)
+
+
+def test_a_header_that_would_fill_the_memory_is_not_read(server: FakeHub, client: httpx.Client) -> None:
+    files = put(server)
+    files["model-00001-of-00002.safetensors"] = (90_000_000).to_bytes(8, "little") + b"{" * 300_000
+    with pytest.raises(InvalidModelError, match="90000000 bytes"):
+        HuggingFaceHub(client, endpoint=server.url).read("org/model")
+    assert server.sent < 2_000_000

@@ -12,7 +12,7 @@ from tests.sizing.published import configs, published
 from vllm_operator.api.names import Key
 from vllm_operator.hub.errors import GatedModelError, HubUnavailableError, ModelNotFoundError
 from vllm_operator.hub.hugging_face import HubFacts
-from vllm_operator.hub.library import FIRST_RETRY, KEPT, REFUSED_KEPT, HubSource, Library, hub_reader
+from vllm_operator.hub.library import FIRST_RETRY, KEPT, READERS, REFUSED_KEPT, HubSource, Library, hub_reader
 
 QWEN = "Qwen/Qwen3-8B"
 SOURCE = HubSource(QWEN)
@@ -143,7 +143,7 @@ async def test_sources_are_told_apart_by_all_that_they_have() -> None:
 async def test_few_are_read_at_the_same_time() -> None:
     reader = Reader()
     await asyncio.gather(*(reader.look_up(HubSource(f"a/{number}")) for number in range(50)))
-    assert reader.shelf.most_at_once == 8
+    assert reader.shelf.most_at_once == READERS
     assert len(reader.shelf.asked) == 50
 
 

@@ -290,3 +290,24 @@ def test_pod_template_has_the_last_word() -> None:
     built = container({**MODEL, "podTemplate": {"spec": patch}})
     assert (built["image"], built["command"]) == ("x", ["y"])
     assert built["resources"]["limits"] == {"nvidia.com/gpu": "1", "memory": "1Gi"}
+
+
+CPU: dict[str, Any] = {"model": "a/b", "accelerator": {"type": "cpu"}}
+
+
+@pytest.mark.parametrize(
+    ("cpu", "parallelism", "threads"),
+    [("4", {}, "4"), ("2500m", {}, "2"), ("500m", {}, "1"), ("8", {"tensor": 2}, "4")],
+)
+def test_threads_on_cpus_follow_the_limit(cpu: str, parallelism: dict[str, int], threads: str) -> None:
+    spec = {**CPU, "resources": {"limits": {"cpu": cpu}}, "parallelism": parallelism}
+    env = {variable["name"]: variable.get("value") for variable in container(spec)["env"]}
+    assert (env["OMP_NUM_THREADS"], env["VLLM_CPU_OMP_THREADS_BIND"]) == (threads, "nobind")
+
+
+def test_threads_are_left_alone_without_a_limit_and_on_gpus_and_where_the_user_sets_them() -> None:
+    limits = {"limits": {"cpu": "4"}}
+    for spec in (CPU, {"model": "a/b", "resources": limits}):
+        assert "OMP_NUM_THREADS" not in {variable["name"] for variable in container(spec)["env"]}
+    own = {**CPU, "resources": limits, "engine": {"env": [{"name": "OMP_NUM_THREADS", "value": "3"}]}}
+    assert {"name": "OMP_NUM_THREADS", "value": "3"} in container(own)["env"]

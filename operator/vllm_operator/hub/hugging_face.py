@@ -30,9 +30,10 @@ from vllm_operator.hub.read import Found, build_facts, choose_gguf
 DEFAULT_ENDPOINT = "https://huggingface.co"
 FIRST_READ = 200_000
 """Bytes of the first ranged read of a file: the whole header of most shards."""
-LARGEST_JSON = 64 * 1024 * 1024
-"""Bytes: an index of weights is a few MiB at most; what is larger is not read."""
-WORKERS = 8
+LARGEST_JSON = 16 * 1024 * 1024
+"""Bytes of an index or a header: DeepSeek V3's index, the largest known, has 9 MB. Any user may name an endpoint: what it sends must
+not be more than the operator's memory."""
+WORKERS = 4
 
 _Result = TypeVar("_Result")
 
@@ -108,6 +109,10 @@ class HuggingFaceHub:
         url = self._url(repository, revision, name)
         data = self._range(url, FIRST_READ)
         length = header_length(data)
+        if length > LARGEST_JSON:
+            raise InvalidModelError(
+                f"the header of {repository}/{name} has {length} bytes; more than {LARGEST_JSON} are not read"
+            )
         if len(data) < LENGTH_BYTES + length:
             data = self._range(url, LENGTH_BYTES + length)
         if len(data) < LENGTH_BYTES + length:

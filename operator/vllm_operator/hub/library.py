@@ -21,8 +21,8 @@ REFUSED_KEPT = 60.0
 """Seconds that an answer such as "no such model" is kept: somebody may accept a licence meanwhile."""
 FIRST_RETRY, LONGEST_RETRY = 5.0, 300.0
 """Seconds after which a hub that does not answer is asked again; doubled each time."""
-TIMEOUT = httpx.Timeout(30.0, connect=10.0)
-READERS = 8
+TIMEOUT = httpx.Timeout(15.0, connect=10.0)
+READERS = 4
 """Models read at the same time."""
 MOST_KEPT = 2000
 PATIENCE = 2.0

@@ -134,6 +134,7 @@ def _build_environment(spec: VLLMModelSpec, settings: BuildSettings, plan: Plan)
         generated += [{"name": "HOME", "value": CACHE_DIRECTORY}, {"name": "USER", "value": "vllm"}]
     if plan.kv_cache_space_gib is not None:
         generated.append({"name": KV_CACHE_SPACE, "value": str(plan.kv_cache_space_gib)})
+    generated += _cpu_threads(spec, plan)
     if hub.endpoint is not None:
         generated.append({"name": "HF_ENDPOINT", "value": hub.endpoint})
     for name, reference in (("HF_TOKEN", hub.token_secret_ref), ("VLLM_API_KEY", auth.api_key_secret_ref)):
@@ -149,6 +150,21 @@ def _build_environment(spec: VLLMModelSpec, settings: BuildSettings, plan: Plan)
             )
         by_name[variable.name] = _plain(variable)
     return list(by_name.values())
+
+
+def _cpu_threads(spec: VLLMModelSpec, plan: Plan) -> list[JSONObject]:
+    """As many threads as the CPU limit allows. By itself vLLM takes, and binds to, every core of the node that it sees, whatever
+    share of them it may use (utils/ompmultiprocessing.py): the quota would then stop all of them most of the time.
+    """
+    limit = ((spec.resources or Resources()).limits or {}).get("cpu")
+    if plan.accelerator != "cpu" or limit is None:
+        return []
+    ranks = plan.tensor_parallel_size * plan.pipeline_parallel_size * plan.data_parallel_size
+    cores = parse_quantity(checked_quantity(limit, where="spec.resources.limits.cpu", milli=True))
+    return [
+        {"name": "VLLM_CPU_OMP_THREADS_BIND", "value": "nobind"},
+        {"name": "OMP_NUM_THREADS", "value": str(max(1, math.floor(cores / ranks)))},
+    ]
 
 
 def _build_probes(spec: VLLMModelSpec) -> JSONObject:
