@@ -1,6 +1,5 @@
 """The plan: least GPUs, fixed values obeyed, refusals with numbers, and the properties that people rely on."""
 
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -246,24 +245,3 @@ def test_what_is_planned_fits(model: str, there: GpuPool) -> None:
 @pytest.mark.parametrize("name", TINY)
 def test_every_architecture_has_a_plan(name: str) -> None:
     assert plan_sizing(read_config(TINY[name]), Wanted(), [nominal_pool("L4", memory_gib=22, gpus_per_node=1)]).fits
-
-
-def test_a_thousand_plans_a_second() -> None:
-    """On one core: processor time, since the machine may be busy."""
-    wanted = [
-        Wanted(),
-        Wanted(max_model_len=2000),
-        Wanted(concurrency=8),
-        Wanted(options=EngineOptions(kv_cache_dtype="fp8")),
-    ]
-    models = [published(name) for name in configs()]
-    plan_sizing(models[0], Wanted(), GPUS[:3])
-    started = time.process_time()
-    number = 0
-    for facts in models:
-        for asked in wanted:
-            plan_sizing(facts, asked, GPUS[4:7])
-            number += 1
-    rate = number / (time.process_time() - started)
-    print(f"{rate:.0f} plans a second ({number} plans of {len(models)} models on three pools)")
-    assert rate > 300  # the target is 1,000; a machine that is shared may be several times slower
