@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.cluster.images import full_reference
+from tests.cluster.settings import MODEL_PATH, VLLM_IMAGE
 from tests.cluster.vllm_env import model_path
 
 from .api import eventually
@@ -103,3 +105,19 @@ def test_an_empty_volume_is_told_from_a_model(world: World, namespace: str, clai
     world.apply(namespace, document)
     said = world.wait_condition(namespace, "nothing-there", "Accepted", "False", "ModelNotFound", seconds=60)
     assert "/models/models/no/such/folder" in said["message"]
+
+
+def test_a_model_in_an_image(world: World, namespace: str, measured: Measured) -> None:
+    """The image that the pods run has the tiny model in it: here it is only a volume."""
+    image = f"{full_reference(VLLM_IMAGE)}/{MODEL_PATH}"
+    document = sample(model=f"oci://{image}", resources={"limits": {"memory": "4Gi"}})
+    document["metadata"]["name"] = "in-an-image"
+    document["spec"]["engine"]["env"] = [{"name": "HF_HUB_OFFLINE", "value": "1"}]
+    began = time.monotonic()
+    world.apply(namespace, document)
+    world.wait_condition(namespace, "in-an-image", "Accepted", "True", seconds=60)
+    measured(f"read by a Job after {time.monotonic() - began:.1f} s")
+    sizing = world.api.get("models", namespace, "in-an-image")["status"]["sizing"]
+    assert sizing["memory"]["kvCache"] in ("1Gi", "2Gi"), sizing
+    url = world.wait_ready(namespace, "in-an-image")["status"]["url"]
+    assert complete(url, "in-an-image").good

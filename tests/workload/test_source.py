@@ -17,6 +17,15 @@ SOURCES: list[tuple[dict[str, Any], ModelSource]] = [
     ({"model": "hf://Qwen/Qwen3-8B@refs/pr/1"}, ModelSource("hub", "Qwen/Qwen3-8B", revision="refs/pr/1")),
     ({"model": "/models/x"}, ModelSource("path", "/models/x")),
     ({"model": "pvc://models"}, ModelSource("pvc", "/models/models", claim="models")),
+    ({"model": "oci://ghcr.io/org/m:v1"}, ModelSource("oci", "/models/image", image="ghcr.io/org/m:v1")),
+    (
+        {"model": "oci://localhost:5000/m@sha256:" + "0" * 64},
+        ModelSource("oci", "/models/image", image="localhost:5000/m@sha256:" + "0" * 64),
+    ),
+    (
+        {"model": "oci://ghcr.io/org/m:v1//models/llama/"},
+        ModelSource("oci", "/models/image/models/llama", image="ghcr.io/org/m:v1"),
+    ),
     ({"model": "pvc://models//a/./b/"}, ModelSource("pvc", "/models/models/a/b", claim="models")),
 ]
 
@@ -31,7 +40,10 @@ def test_source(spec: dict[str, Any], source: ModelSource) -> None:
     [
         ({"model": "s3://bucket/x"}, Reason.NOT_IMPLEMENTED, "spec.model is 's3://bucket/x'"),
         ({"model": "gs://bucket/x"}, Reason.NOT_IMPLEMENTED, "gs://"),
-        ({"model": "oci://registry/x:1"}, Reason.NOT_IMPLEMENTED, "oci://"),
+        ({"model": "oci://registry/../x:1"}, Reason.INVALID_SPEC, "oci://registry/name:tag"),
+        ({"model": "oci://Registry/X:1"}, Reason.INVALID_SPEC, "in lower case"),
+        ({"model": "oci://justaname"}, Reason.INVALID_SPEC, "oci://registry/name:tag"),
+        ({"model": "oci://registry/x:1//a/../../etc"}, Reason.INVALID_SPEC, "//path/in/it"),
         ({"model": "a--b/c"}, Reason.INVALID_SPEC, "no Hugging Face id"),
         ({"model": "org/name.git"}, Reason.INVALID_SPEC, "no Hugging Face id"),
         ({"model": "pvc://models/../secrets"}, Reason.INVALID_SPEC, "without .."),
@@ -67,3 +79,12 @@ def test_one_claim_for_model_and_cache_is_one_volume() -> None:
         {"name": "cache", "mountPath": "/var/cache/vllm", "subPath": "cache"},
         {"name": "cache", "mountPath": "/models/data", "readOnly": True},
     ]
+
+
+def test_an_image_is_mounted_read_only() -> None:
+    spec = {"model": "oci://ghcr.io/org/m:v1//llama"}
+    volume = {"name": "model", "image": {"reference": "ghcr.io/org/m:v1", "pullPolicy": "IfNotPresent"}}
+    for each in (spec, {**spec, "cache": {"persistentVolumeClaim": {"claimName": "c"}}}):
+        assert volume in pod(each)["volumes"]
+        assert {"name": "model", "mountPath": "/models/image", "readOnly": True} in container(each)["volumeMounts"]
+        assert "/models/image/llama" in container(each)["command"]

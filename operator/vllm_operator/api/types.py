@@ -937,8 +937,9 @@ class VLLMModelSpec(Model):
     model: Annotated[
         str, Field(min_length=1, max_length=512, pattern=MODEL_PATTERN, json_schema_extra=explained(MODEL_MESSAGE))
     ]
-    """The model: a Hugging Face id (Qwen/Qwen3-8B), hf://org/name@revision, pvc://claim/path, s3://…, gs://…, oci://…,
-    or an absolute path in the image."""
+    """The model: a Hugging Face id (Qwen/Qwen3-8B), hf://org/name@revision, pvc://claim/path,
+    oci://registry/image:tag (with //path/in/it unless the model is at its root), s3://…, gs://…, or an absolute path in the
+    container."""
     hub: Hub | None = None
     """Where a Hugging Face model comes from."""
     model_facts: ModelFacts | None = None

@@ -1,4 +1,4 @@
-"""Facts of models in volumes: a Job in the model's namespace reads them and says them in its termination message."""
+"""Facts of models in volumes (claims and images): a Job in the model's namespace reads them and says them in its termination message."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -49,8 +49,8 @@ class Inspector:
         self._known: dict[tuple[str, str, str], _Known] = {}
 
     async def look_up(self, key: Key, uid: str, spec: VLLMModelSpec, source: ModelSource) -> ModelFacts | Pending:
-        """Facts of the model in a claim, or why they are still to come. Raises HubError and ApiError."""
-        where = (key.namespace, source.claim or "", source.path)
+        """Facts of the model in a volume, or why they are still to come. Raises HubError and ApiError."""
+        where = (key.namespace, source.claim or source.image or "", source.path)
         known = self._known.get(where)
         if known is not None and self._clock() < known.until:
             if isinstance(known.answer, HubError):

@@ -89,8 +89,8 @@ class Sizer:
             match source.kind:
                 case "hub":
                     return await self._of_hub(key, spec, source, references)
-                case "pvc":
-                    return await self._of_claim(key, uid, spec, source)
+                case "pvc" | "oci":
+                    return await self._of_volume(key, uid, spec, source)
                 case _:
                     return Known(
                         unread="the model is a path in the container, which the operator cannot read; give modelFacts"
@@ -123,7 +123,7 @@ class Sizer:
             raise Refusal(Reason.READING_MODEL, f"reading what {source.path} is")
         return Known(facts=read.facts, commit=read.commit)
 
-    async def _of_claim(self, key: Key, uid: str, spec: VLLMModelSpec, source: ModelSource) -> Known:
+    async def _of_volume(self, key: Key, uid: str, spec: VLLMModelSpec, source: ModelSource) -> Known:
         if self._inspector is None:
             return Known(
                 unread="the model is in a volume, and the operator does not know its own image to read it with; give modelFacts"

@@ -18,7 +18,7 @@ JSONObject = dict[str, Any]
 
 def inspect_job_name(key: Key, uid: str, source: ModelSource, *, image: str) -> str:
     """Name of the Job: another one for another model of the name, another path, another operator."""
-    digest = content_hash({"uid": uid, "claim": source.claim, "path": source.path, "image": image})
+    digest = content_hash({"uid": uid, "in": source.claim or source.image, "path": source.path, "image": image})
     return f"{key.name[:38].rstrip('-')}-inspect-{digest[:10]}"
 
 

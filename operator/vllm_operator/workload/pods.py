@@ -244,9 +244,10 @@ def _build_resources(spec: VLLMModelSpec, plan: Plan) -> JSONObject:
     return result
 
 
-def _cache_claim(spec: VLLMModelSpec) -> str | None:
+def _is_in_cache(spec: VLLMModelSpec, source: ModelSource) -> bool:
+    """Whether the model is in the very claim that is the cache."""
     claim = (spec.cache or Cache()).persistent_volume_claim
-    return claim.claim_name if claim else None
+    return claim is not None and claim.claim_name == source.claim
 
 
 def _build_volumes(spec: VLLMModelSpec, source: ModelSource) -> list[JSONObject]:
@@ -257,7 +258,7 @@ def _build_volumes(spec: VLLMModelSpec, source: ModelSource) -> list[JSONObject]
     ]
     # one claim as two volumes of a pod can keep the kubelet waiting for ever (kubernetes/kubernetes#28502)
     model = source.volume()
-    if model is not None and source.claim != _cache_claim(spec):
+    if model is not None and not _is_in_cache(spec, source):
         volumes.append(model)
     template = (spec.engine or Engine()).chat_template
     if template is not None:
@@ -312,8 +313,7 @@ def _build_mounts(spec: VLLMModelSpec, source: ModelSource) -> list[JSONObject]:
         {"name": "tmp", "mountPath": "/tmp"},
         {"name": "shm", "mountPath": "/dev/shm"},
     ]
-    same = source.claim is not None and source.claim == _cache_claim(spec)
-    model = source.mount(volume="cache") if same else source.mount()
+    model = source.mount(volume="cache") if _is_in_cache(spec, source) else source.mount()
     if model is not None:
         mounts.append(model)
     if (spec.engine or Engine()).chat_template is not None:

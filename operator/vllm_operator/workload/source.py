@@ -1,5 +1,6 @@
 """spec.model → what vLLM is given, and the volumes that this needs."""
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,7 +11,11 @@ from vllm_operator.api.conditions import Reason
 from vllm_operator.api.errors import Refusal
 from vllm_operator.api.types import Hub, VLLMModelSpec
 
+_IMAGE = re.compile(r"[a-z0-9][-a-z0-9.]*(:\d+)?(/[a-z0-9][-a-z0-9._]*)+(:\w[-\w.]{0,127})?(@sha256:[0-9a-f]{64})?")
+
 MODELS_DIRECTORY = "/models"
+IMAGE_DIRECTORY = "image"
+"""Where the image of an oci:// model is mounted, below the models."""
 VOLUME = "model"
 
 
@@ -18,37 +23,41 @@ VOLUME = "model"
 class ModelSource:
     """Where a model comes from, as vLLM sees it."""
 
-    kind: Literal["hub", "path", "pvc"]
+    kind: Literal["hub", "path", "pvc", "oci"]
     path: str
     """What vLLM is given: a hub id, or an absolute path in the container."""
     revision: str | None = None
     """Branch, tag or commit of a hub repository."""
     claim: str | None = None
     """PersistentVolumeClaim that holds the model."""
+    image: str | None = None
+    """OCI image that holds the model."""
 
     def volume(self) -> dict[str, Any] | None:
         """The pod's volume with the model. Read-only where it is mounted, not as a volume: another mount may write."""
+        if self.image is not None:
+            return {"name": VOLUME, "image": {"reference": self.image, "pullPolicy": "IfNotPresent"}}
         if self.claim is None:
             return None
         return {"name": VOLUME, "persistentVolumeClaim": {"claimName": self.claim}}
 
     def mount(self, *, volume: str = VOLUME) -> dict[str, Any] | None:
         """The container's mount of that volume."""
-        if self.claim is None:
+        if self.claim is None and self.image is None:
             return None
-        return {"name": volume, "mountPath": f"{MODELS_DIRECTORY}/{self.claim}", "readOnly": True}
+        return {"name": volume, "mountPath": f"{MODELS_DIRECTORY}/{self.claim or IMAGE_DIRECTORY}", "readOnly": True}
 
 
 def resolve_source(spec: VLLMModelSpec) -> ModelSource:
     """Where spec.model is. Raises Refusal for what is no model, and for stores that are not implemented."""
     hub = spec.hub or Hub()
     scheme, separator, rest = spec.model.partition("://")
-    if separator and scheme in ("s3", "gs", "oci"):
+    if separator and scheme in ("s3", "gs"):
         raise Refusal(
             Reason.NOT_IMPLEMENTED,
-            f"spec.model is {spec.model!r}: models from {scheme}:// are not implemented yet; use a Hugging Face id, pvc:// or a path",
+            f"spec.model is {spec.model!r}: models from {scheme}:// are not implemented yet; use a Hugging Face id, pvc:// or oci://",
         )
-    if spec.model.startswith("/") or (separator and scheme == "pvc"):
+    if spec.model.startswith("/") or (separator and scheme in ("pvc", "oci")):
         if spec.hub is not None:
             raise Refusal(
                 Reason.INVALID_SPEC,
@@ -56,6 +65,8 @@ def resolve_source(spec: VLLMModelSpec) -> ModelSource:
             )
         if separator and scheme == "pvc":
             return _claim(spec.model, rest)
+        if separator and scheme == "oci":
+            return _image(spec.model, rest)
         return ModelSource("path", spec.model)
     if separator and scheme != "hf":
         raise Refusal(
@@ -88,3 +99,16 @@ def _claim(model: str, rest: str) -> ModelSource:
             f"spec.model is {model!r}: write pvc://claim/path, with the name of a PersistentVolumeClaim and without ..",
         )
     return ModelSource("pvc", "/".join([f"{MODELS_DIRECTORY}/{claim}", *parts]), claim=claim)
+
+
+def _image(model: str, rest: str) -> ModelSource:
+    """A model in an OCI image: `registry/name:tag`, and `//path/in/it` unless the model is at its root."""
+    image, _, path = rest.partition("//")
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if _IMAGE.fullmatch(image) is None or ".." in parts:
+        raise Refusal(
+            Reason.INVALID_SPEC,
+            f"spec.model is {model!r}: write oci://registry/name:tag or @sha256:digest, in lower case, and //path/in/it unless the "
+            "model is at the image's root",
+        )
+    return ModelSource("oci", "/".join([f"{MODELS_DIRECTORY}/{IMAGE_DIRECTORY}", *parts]), image=image)
