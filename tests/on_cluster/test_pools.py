@@ -1,6 +1,7 @@
 """Models find the GPUs that they need by themselves: simulated nodes of several products, real scheduler."""
 
 import uuid
+from functools import partial
 from typing import Any
 
 import pytest
@@ -30,7 +31,15 @@ class Site:
         self.bench.forget_later(*names)
         for name in names:
             self._patch(name, {"metadata": {"labels": {LABEL: self.id}}})
+            # Until then the node is tainted, and a model that comes first is rightly planned without it.
+            wait_until(f"node {name} to be ready", partial(self._is_ready, name))
         return names
+
+    def _is_ready(self, name: str) -> bool:
+        node = self.api.request("GET", f"/api/v1/nodes/{name}")
+        conditions = {each["type"]: each["status"] for each in node.get("status", {}).get("conditions") or []}
+        taints = {taint["key"] for taint in node["spec"].get("taints") or []}
+        return conditions.get("Ready") == "True" and "node.kubernetes.io/not-ready" not in taints
 
     def cordon(self, *names: str, on: bool = True) -> None:
         for name in names:
@@ -144,7 +153,7 @@ def test_changed_pools_replan_only_what_does_not_serve(site: Site, operators: Op
     (before,) = site.pods("serves")
     site.create("waits", "Qwen/Qwen3-0.6B")
     site.until("waits", "Unschedulable", kind="Scheduled")
-    # Another pool alone is no reason to move: the L4 may be free soon.
+    # Another pool that is no better is no reason to move: the L4 may be free soon.
     site.add(A100, gpus=8)
     site.create("later", "Qwen/Qwen3-8B")
     site.until("later", *UNSERVED)

@@ -150,8 +150,45 @@ async def test_what_has_no_node_is_planned_anew_when_its_pool_is_gone() -> None:
         await operator.until("Ready", "True")
         assert status(cluster)["sizing"]["pool"] == "NVIDIA-H100-80GB-HBM3"
         assert status(cluster)["revision"] != first
-        # and back: the same plan as at first has a new revision, since the old one's data cannot be changed
         await settle(cluster)
+
+
+@virtual
+async def test_what_has_no_node_moves_to_a_pool_that_serves_it_better() -> None:
+    cluster = make_cluster()
+    world = World(cluster, room=0)
+    cluster.put(kinds.NODE, node("l4", "NVIDIA-L4", 23034, 1))
+    cluster.put(MODELS, make_model({"model": QWEN}))
+    shelf = Shelf()
+    async with Operator(cluster, library=library(shelf)) as operator:
+        await operator.until("Scheduled", "False", Reason.UNSCHEDULABLE)
+        sizing = status(cluster)["sizing"]
+        assert sizing["pool"] == "NVIDIA-L4"
+        assert sizing["maxModelLen"] < 40960
+        cluster.put(kinds.NODE, H100)
+        await eventually(
+            lambda: pod_spec(cluster)["nodeSelector"]["nvidia.com/gpu.product"] == "NVIDIA-H100-80GB-HBM3", within=60
+        )
+        assert status(cluster)["sizing"]["maxModelLen"] == 40960
+        world.room = 10
+        world.wake()
+        await operator.until("Ready", "True")
+
+
+@virtual
+async def test_a_hub_that_is_away_leaves_a_plan_that_waits_for_its_node() -> None:
+    cluster = make_cluster()
+    World(cluster, room=0)
+    cluster.put(kinds.NODE, L40S)
+    cluster.put(MODELS, make_model({"model": QWEN}))
+    shelf = Shelf()
+    async with Operator(cluster, library=library(shelf)) as operator:
+        await operator.until("Scheduled", "False", Reason.UNSCHEDULABLE)
+    shelf.error = HubUnavailableError("cannot reach it")
+    async with Operator(cluster, library=library(shelf)) as operator:
+        await settle(cluster)
+        await operator.until("Accepted", "True")
+        assert status(cluster)["sizing"]["pool"] == "NVIDIA-L40S"
 
 
 @virtual

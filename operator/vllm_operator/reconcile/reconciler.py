@@ -69,6 +69,8 @@ from vllm_operator.workload.settings import BuildSettings
 
 log = logging.getLogger(__name__)
 
+DECIDED = ("pool", "resourceName", "gpusPerReplica", "tensorParallelSize", "pipelineParallelSize", "maxModelLen")
+"""Fields of status.sizing that make two plans different."""
 SIZING_ERROR_PERCENT = 10
 """An estimate that is off by more is worth a warning."""
 
@@ -288,12 +290,11 @@ class Reconciler:
             )
         elif pinned is not loaded.revisions[-1]:
             pinned = await self._write_revision(loaded, pinned.name, pinned.inputs_hash, dict(pinned.data))
-        elif await self._is_stranded(loaded, pinned, spec, wanted):
-            data = await self._plan(key, uid, spec, references)
-            if data["templateHash"] != pinned.template_hash:
-                log.info("%s: planned anew, since no node has %s any more", key, pinned.data["sizing"]["pool"])
+        elif self._has_no_node(loaded, pinned, wanted):
+            other = await self._plan_anew(loaded, spec, references, pinned)
+            if other is not None:
                 pinned = await self._new_revision(
-                    loaded, wanted_hash, data, wanted=wanted, user_template=spec.pod_template is not None, anew=True
+                    loaded, wanted_hash, other, wanted=wanted, user_template=spec.pod_template is not None, anew=True
                 )
         rollout = spec.rollout
         secret = spec.auth.api_key_secret_ref if spec.auth else None
@@ -336,17 +337,35 @@ class Reconciler:
             "deployment": deployment,
         }
 
-    async def _is_stranded(self, loaded: Loaded, pinned: Pinned, spec: VLLMModelSpec, wanted: int) -> bool:
-        """Whether no pod of the revision has a node, and the GPUs that it was planned for are gone."""
+    async def _plan_anew(
+        self, loaded: Loaded, spec: VLLMModelSpec, references: LoadedReferences, pinned: Pinned
+    ) -> dict[str, Any] | None:
+        """What a revision without a node is to become now that nodes may be others; None: what it is. Raises Refusal."""
+        before = pinned.data["sizing"]
+        try:
+            data = await self._plan(loaded.key, loaded.uid, spec, references)
+        except Refusal:
+            if await self._sizer.is_lost(spec, before):
+                raise
+            return None
+        # Compared by what was decided: another operator version may write the same plan in other words.
+        if all(data["sizing"].get(name) == before.get(name) for name in DECIDED):
+            return None
+        log.info(
+            "%s: planned anew for %s: no pod had a node with %s", loaded.key, data["sizing"].get("pool"), before["pool"]
+        )
+        return data
+
+    @staticmethod
+    def _has_no_node(loaded: Loaded, pinned: Pinned, wanted: int) -> bool:
+        """Whether GPUs were decided for the revision, and no pod of it has found any."""
         sizing = pinned.data.get("sizing") or {}
         deployment = loaded.children[kinds.DEPLOYMENT]
         if wanted == 0 or not sizing.get("pool") or deployment is None or not revs.is_owned(deployment, loaded.uid):
             return False
         workload = observe_workload(deployment, loaded.pods, wanted=wanted, template_hash=pinned.template_hash)
         new = [pod for pod in workload.pods if pod.new and not pod.leaving]
-        if any(pod.scheduled for pod in new) or not any(pod.unschedulable for pod in new):
-            return False
-        return await self._sizer.is_lost(spec, sizing)
+        return any(pod.unschedulable for pod in new) and not any(pod.scheduled for pod in new)
 
     async def _keep(self, loaded: Loaded) -> Decision:
         """What to hold on to while the spec is refused: the newest revision, as it serves now."""
