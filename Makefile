@@ -84,7 +84,8 @@ lock: venv ## Resolve the dependencies anew and write the lock files.
 .PHONY: venv
 venv: $(VENV)/.complete ## The Python environment that everything else uses.
 
-$(VENV)/.complete: $(LOCK)
+# The folder is named by the lock's content, so a checkout that is merely newer needs no other.
+$(VENV)/.complete: | $(LOCK)
 	@echo "making the Python environment in $(VENV)"
 	@test -n "$(PYTHON)" || { echo "python3 (3.11 or later) is missing: install it, e.g. apt-get install python3 python3-venv" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11: set PYTHON=/path/to/python3.11" >&2; exit 1; }
