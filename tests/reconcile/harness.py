@@ -17,7 +17,8 @@ from vllm_operator.cluster import kinds
 from vllm_operator.cluster.base import Object, key_of
 from vllm_operator.cluster.errors import ApiError
 from vllm_operator.cluster.memory import MemoryCluster, Write
-from vllm_operator.hub.library import Library
+from vllm_operator.hub.hugging_face import HubFacts
+from vllm_operator.hub.library import HubSource, Library
 from vllm_operator.reconcile.engine import Engine
 from vllm_operator.reconcile.events import EventRecorder
 from vllm_operator.reconcile.inspector import Inspector
@@ -41,6 +42,15 @@ def at_once(event: str, obj: Object, deliver: Deliver) -> None:
     deliver()
 
 
+def _unasked(wake: Callable[[Key], None]) -> Library:
+    """A library of which nobody is to ask anything."""
+
+    async def read(source: HubSource) -> HubFacts:
+        raise AssertionError(f"asked for {source.repository}")
+
+    return Library(read, wake=wake)
+
+
 class Operator:
     """One replica that leads."""
 
@@ -53,6 +63,7 @@ class Operator:
         channel: Channel = at_once,
         workers: int = 4,
         library: Callable[[Callable[[Key], None]], Library] | None = None,
+        asks_hub: bool = True,
     ) -> None:
         settings = settings or BuildSettings(default_gateway=GATEWAY)
         self.nodes = Nodes(cluster, clock=lambda: asyncio.get_running_loop().time())
@@ -67,7 +78,8 @@ class Operator:
             recorder=EventRecorder(cluster, loop_clock, instance="test"),
             sizer=Sizer(
                 self.nodes,
-                library and library(self.queue.add),
+                (library or _unasked)(self.queue.add),
+                asks_hub=asks_hub and library is not None,
                 inspector=Inspector(cluster, image="operator:1", clock=lambda: asyncio.get_running_loop().time()),
                 settings=settings,
             ),

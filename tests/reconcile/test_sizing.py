@@ -326,3 +326,37 @@ async def test_an_estimate_that_is_off_is_warned_of_once(caplog: pytest.LogCaptu
         assert len(warnings) == 1
         cluster.remove(MODELS, KEY)
         await eventually(lambda: not operator.reconciler.sizing_errors, within=10)
+
+
+@virtual
+async def test_a_rotated_key_rolls_out_without_hub_and_moves_nothing() -> None:
+    cluster = make_cluster()
+    World(cluster)
+    cluster.put(kinds.NODE, H100)
+    cluster.put(kinds.SECRET, secret("api", key="b25l"))
+    spec = {"model": QWEN, "auth": {"apiKeySecretRef": {"name": "api", "key": "key"}}}
+    cluster.put(MODELS, make_model(spec))
+    shelf = Shelf()
+    async with Operator(cluster, library=library(shelf)) as operator:
+        await operator.until("Ready", "True")
+        first = status(cluster)["revision"]
+        shelf.error = HubUnavailableError("cannot reach it")
+        cluster.put(kinds.NODE, L40S)  # would be the better choice now
+        cluster.put(kinds.SECRET, secret("api", key="dHdv"))
+        await eventually(lambda: status(cluster)["revision"] != first, within=60)
+        await operator.until("Ready", "True")
+        assert status(cluster)["sizing"]["pool"] == "NVIDIA-H100-80GB-HBM3"
+    assert len(shelf.asked) == 1
+
+
+@virtual
+async def test_a_hub_of_the_models_own_is_asked_even_if_the_operators_is_off() -> None:
+    cluster = make_cluster()
+    World(cluster)
+    cluster.put(kinds.NODE, H100)
+    cluster.put(MODELS, make_model({"model": QWEN, "hub": {"endpoint": "https://mirror.example.com"}}))
+    shelf = Shelf()
+    async with Operator(cluster, library=library(shelf), asks_hub=False) as operator:
+        await operator.until("Ready", "True")
+        assert status(cluster)["sizing"]["pool"] == "NVIDIA-H100-80GB-HBM3"
+    assert [source.endpoint for source in shelf.asked] == ["https://mirror.example.com"]

@@ -1,5 +1,6 @@
 """Spec + facts + pools → the plan that the builders take, or why there is none."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -214,3 +215,57 @@ def test_numbers() -> None:
     ]
     assert [read_bytes(text) for text in ("80Gi", "1.5G", "7", "x")] == [80 * 2**30, 1_500_000_000, 7, None]
     assert read_version("v0.32.0rc1") == (0, 32, 0)
+
+
+@pytest.mark.parametrize(
+    ("product", "minimum"), [("H100", "80Gi"), ("A100-80GB", "80Gi"), ("L40S", "48Gi"), ("T4", "16Gi"), ("L4", "24Gi")]
+)
+def test_a_minimum_is_meant_as_gpus_are_sold(product: str, minimum: str) -> None:
+    model = "Qwen/Qwen3-0.6B"
+    assert decided(model, pool(product, 1, 1), accelerator={"minMemory": minimum}).status["pool"] == product
+    known = Known(facts=published(model), pools=Pools((pool("L4", 1, 1),)))
+    assert refused(known, model, accelerator={"minMemory": "40Gi"}).reason is Reason.DOES_NOT_FIT
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        Known(unread="a path"),
+        Known(facts=published(QWEN8), pools=None),
+        Known(facts=published(QWEN8), pools=Pools((H100,))),
+    ],
+)
+def test_a_minimum_that_cannot_be_obeyed_is_refused(known: Known) -> None:
+    spec: dict[str, Any] = {"accelerator": {"minMemory": "80Gi", "count": 1, "product": "B200"}}
+    refusal = refused(known, **spec)
+    assert refusal.reason is Reason.INVALID_SPEC
+    assert "spec.accelerator.minMemory is 80Gi" in refusal.message
+
+
+def test_a_mig_slice_goes_by_its_gpus_product_too() -> None:
+    resource = "nvidia.com/mig-3g.40gb"
+    mig = replace(
+        pool("A100-40GB", 1, 1),
+        name="NVIDIA-A100 mig-3g.40gb",
+        resource_name=resource,
+        node_selector=(("nvidia.com/gpu.product", "NVIDIA-A100"),),
+    )
+    spec: dict[str, Any] = {"product": "NVIDIA-A100", "resourceName": resource}
+    assert decided("Qwen/Qwen3-0.6B", mig, accelerator=spec).status["resourceName"] == resource
+
+
+def test_on_cpus_a_context_beyond_the_models_is_refused() -> None:
+    known = Known(facts=published("Qwen/Qwen3-0.6B"))
+    spec: dict[str, Any] = {"accelerator": {"type": "cpu"}, "resources": {"limits": {"memory": "64Gi"}}}
+    assert "own maximum of 40,960" in refused(known, **spec, engine={"maxModelLen": 100000}).message
+
+
+def test_a_decision_can_be_kept() -> None:
+    result = decided(QWEN32, replace(H100, tolerations=(Toleration("team", "Exists"),)))
+    assert Decided.from_json(json.loads(json.dumps(result.as_json()))) == result
+
+
+def test_quantities_as_the_api_server_takes_them() -> None:
+    texts = ("1e3", "16E9", "1.5e1", "500m", "1Ei", "+1", ".5Ki", "5.")
+    assert [read_bytes(text) for text in texts] == [1000, 16 * 10**9, 15, 1, 2**60, 1, 512, 5]
+    assert read_bytes("1e3Ki") is None

@@ -7,7 +7,7 @@ import pytest
 from vllm_operator.sizing.gpus import find_product
 from vllm_operator.sizing.memory import GIB, gib
 from vllm_operator.sizing.planner import nominal_pool
-from vllm_operator.sizing.pools import GpuPool, Toleration, instance_gpu, read_pools, usable
+from vllm_operator.sizing.pools import GpuPool, Toleration, declared_pools, instance_gpu, read_pools, usable
 
 
 def node(
@@ -239,3 +239,51 @@ def test_pools_that_scale_from_zero() -> None:
     other = nominal_pool("NVIDIA-L4", memory_gib=22, gpus_per_node=1)
     pools = read_pools([nvidia()], declared=[declared, other]).pools
     assert [(pool.name, pool.nodes) for pool in pools] == [("NVIDIA-H100-80GB-HBM3", 1), ("NVIDIA-L4", 1)]
+
+
+def test_gpus_of_which_no_label_tells_are_named() -> None:
+    found = read_pools([node(nvidia_com__gpu=8), node(nvidia_com__gpu=8), nvidia()])
+    assert [pool.name for pool in found.pools] == ["NVIDIA-H100-80GB-HBM3"]
+    assert found.excluded == ("2 × nvidia.com/gpu node whose product no label tells",)
+
+
+def test_only_taints_that_pods_tolerate_are_excused() -> None:
+    def tainted(key: str) -> list[dict[str, str]]:
+        return [{"key": key, "effect": "NoSchedule"}]
+
+    assert read_pools([nvidia(taints=tainted("nvidia.com/gpu"))]).pools
+    assert not read_pools([nvidia(taints=tainted("rdma/hca"), rdma__hca=1)]).pools
+    assert not read_pools([nvidia(taints=[{"key": "nvidia.com/gpu", "effect": "NoExecute"}])]).pools
+
+
+def test_declared_pools() -> None:
+    text = (
+        '[{"product": "NVIDIA-H100-80GB-HBM3", "gpusPerNode": 8, "nodes": 2, "tolerations": [{"key": "gpu", "operator": "Exists"}]},'
+        ' {"product": "Odd", "memory": "10Gi", "computeCapability": "8.9", "nodeSelector": {"pool": "odd"}}]'
+    )
+    h100, odd = declared_pools(text)
+    assert (h100.name, h100.gpus, h100.scales_from_zero) == ("NVIDIA-H100-80GB-HBM3", 16, True)
+    assert h100.node_selector == (("nvidia.com/gpu.product", "NVIDIA-H100-80GB-HBM3"),)
+    assert h100.tolerations == (Toleration("gpu", "Exists"),)
+    assert (odd.device.capability, odd.node_selector) == ((8, 9), (("pool", "odd"),))
+    # A model that must go elsewhere is not given one.
+    for selector in ({"nvidia.com/gpu.product": "NVIDIA-L40S"}, {"pool": "even"}):
+        left = read_pools([], declared=[h100, odd], node_selector=selector).pools
+        assert len(left) == (0 if "nvidia.com/gpu.product" in selector else 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("{", "JSON"),
+        ("{}", "list"),
+        ('[{"memory": "8Gi"}]', "product"),
+        ('[{"product": "Odd"}]', "set memory"),
+        ('[{"product": "NVIDIA-L4", "memory": "8"}]', "memory"),
+        ('[{"product": "NVIDIA-L4", "gpus": 8}]', "gpus"),
+        ('[{"product": "NVIDIA-L4", "gpusPerNode": 0}]', "gpusPerNode"),
+    ],
+)
+def test_declared_pools_that_are_wrong(text: str, part: str) -> None:
+    with pytest.raises(ValueError, match=part):
+        declared_pools(text)

@@ -413,7 +413,7 @@ class Accelerator(Model):
     """What the model runs on."""
 
     type: Literal["auto", "nvidia", "amd", "intel", "cpu"] = "auto"
-    """Kind of accelerator. `auto`: the operator's default accelerator."""
+    """Kind of accelerator. `auto`: that of the GPUs that are chosen; where none can be, the operator's default accelerator."""
     product: (
         Annotated[
             str,
@@ -430,7 +430,7 @@ class Accelerator(Model):
     ) = None
     """GPU product as the node's label has it, e.g. NVIDIA-H100-80GB-HBM3."""
     min_memory: Quantity | None = None
-    """Least memory of one GPU, e.g. 80Gi."""
+    """Least memory of one GPU as it is sold, e.g. 80Gi: one that reports up to a tenth less is taken too."""
     resource_name: (
         Annotated[
             str,

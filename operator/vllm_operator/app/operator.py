@@ -94,7 +94,7 @@ class Operator:
             await KubernetesCluster.connect(observer=self._metrics.observe_request) as cluster,
             httpx.AsyncClient(limits=limits, trust_env=False, follow_redirects=False) as client,
         ):
-            library = Library(hub_reader(settings.hub_endpoint), wake=self._wake) if settings.hub_endpoint else None
+            library = Library(hub_reader(settings.hub_endpoint), wake=self._wake)
             self._nodes = Nodes(cluster)
             prober = Prober(client, self._wake, interval=settings.probe_interval)
             recorder = EventRecorder(cluster, utc_now, instance=settings.identity)
@@ -102,7 +102,13 @@ class Operator:
                 cluster,
                 prober=prober,
                 recorder=recorder,
-                sizer=Sizer(self._nodes, library, inspector=await self._inspector(cluster), settings=settings.build),
+                sizer=Sizer(
+                    self._nodes,
+                    library,
+                    inspector=await self._inspector(cluster),
+                    settings=settings.build,
+                    asks_hub=bool(settings.hub_endpoint),
+                ),
                 settings=settings.build,
                 clock=utc_now,
                 timings=settings.timings,
@@ -116,8 +122,7 @@ class Operator:
             finally:
                 await self._engine.stop()
                 await prober.close()
-                if library is not None:
-                    await library.close()
+                await library.close()
                 await self._health.stop()
                 log.info("stopped")
 

@@ -109,7 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str
     add(
         "gpu-pools",
         "",
-        "GPU pools that scale from zero, as JSON: a list of objects with name, product, memory, gpusPerNode and more (docs/sizing.md)",
+        "GPU pools that scale from zero, as JSON: a list of objects with product, memory, gpusPerNode and more (docs/sizing.md)",
         metavar="JSON",
     )
     add("probe-interval", "3", "seconds between two looks at a pod's /health", metavar="SECONDS")

@@ -51,6 +51,7 @@ from vllm_operator.reconcile.rollout import YIELDED, is_yielded, should_yield
 from vllm_operator.reconcile.sizer import Sizer
 from vllm_operator.reconcile.urls import gateway_url
 from vllm_operator.serving.probe import Prober, Target
+from vllm_operator.sizing.decide import Decided
 from vllm_operator.sizing.plan import decide_plan
 from vllm_operator.workload.children import (
     build_controller_revision,
@@ -61,6 +62,7 @@ from vllm_operator.workload.children import (
     revision_inputs,
     served_model_names,
     service_url,
+    sizing_inputs,
 )
 from vllm_operator.workload.not_implemented import check_implemented
 from vllm_operator.workload.pods import build_pod_template
@@ -284,7 +286,8 @@ class Reconciler:
         wanted = 0 if spec.suspend else spec.replicas
         pinned = revs.find(loaded.revisions, wanted_hash)
         if pinned is None:
-            data = await self._plan(key, uid, spec, references)
+            kept = _kept_decision(loaded.revisions, spec)
+            data = await self._plan(key, uid, spec, references, kept=kept)
             pinned = await self._new_revision(
                 loaded, wanted_hash, data, wanted=wanted, user_template=spec.pod_template is not None
             )
@@ -315,9 +318,11 @@ class Reconciler:
             revision_history_limit=(rollout.revision_history_limit if rollout else None) or 10,
         )
 
-    async def _plan(self, key: Key, uid: str, spec: VLLMModelSpec, references: LoadedReferences) -> dict[str, Any]:
-        """What a revision keeps: the plan, and the Deployment that follows from it. Raises Refusal."""
-        decided = await self._sizer.decide(key, uid, spec, references)
+    async def _plan(
+        self, key: Key, uid: str, spec: VLLMModelSpec, references: LoadedReferences, *, kept: Decided | None = None
+    ) -> dict[str, Any]:
+        """What a revision keeps: the plan (`kept`: one that still holds), and the Deployment that follows from it. Raises Refusal."""
+        decided = kept or await self._sizer.decide(key, uid, spec, references)
         deployment = build_deployment(
             key,
             uid,
@@ -333,6 +338,7 @@ class Reconciler:
             "templateHash": digest,
             "servedModelNames": list(served_model_names(spec, key.name)),
             "sizing": decided.status,
+            "decided": {"inputsHash": content_hash(sizing_inputs(spec)), **decided.as_json()},
             "engine": {"image": image.image, **({"version": image.version} if image.version else {})},
             "deployment": deployment,
         }
@@ -738,6 +744,17 @@ def parse_spec(raw: Mapping[str, Any]) -> VLLMModelSpec:
             f"spec.{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in error.errors()[:5]
         ]
         raise Refusal(Reason.INVALID_SPEC, "; ".join(problems)) from error
+
+
+def _kept_decision(revisions: Sequence[Pinned], spec: VLLMModelSpec) -> Decided | None:
+    """What was decided for the newest revision, if nothing that decides about GPUs has changed since."""
+    kept = revisions[-1].data.get("decided") if revisions else None
+    if not kept or kept.get("inputsHash") != content_hash(sizing_inputs(spec)):
+        return None
+    try:
+        return Decided.from_json(kept)
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _version(obj: Object) -> str:

@@ -38,9 +38,16 @@ class Sizer:
     """Sizes of models."""
 
     def __init__(
-        self, nodes: Nodes, library: Library | None, *, inspector: Inspector | None, settings: BuildSettings
+        self,
+        nodes: Nodes,
+        library: Library,
+        *,
+        inspector: Inspector | None,
+        settings: BuildSettings,
+        asks_hub: bool = True,
     ) -> None:
-        """`library`: None when no hub is to be asked. `inspector`: None when no Jobs can be made."""
+        """`inspector`: None when no Jobs can be made. `asks_hub`: False when only hubs that a model names itself are to be asked."""
+        self._asks_hub = asks_hub
         self._nodes = nodes
         self._library = library
         self._inspector = inspector
@@ -65,11 +72,11 @@ class Sizer:
 
     async def _pools(self, spec: VLLMModelSpec) -> Pools | None:
         nodes = await self._nodes.read()
-        if nodes is None:
+        if nodes is None and not self._settings.declared_pools:
             return None
         tolerations, selector = pod_constraints(spec)
         return read_pools(
-            nodes, tolerations=tolerations, node_selector=selector, declared=self._settings.declared_pools
+            nodes or (), tolerations=tolerations, node_selector=selector, declared=self._settings.declared_pools
         )
 
     async def _known(self, key: Key, uid: str, spec: VLLMModelSpec, references: LoadedReferences) -> Known:
@@ -108,9 +115,9 @@ class Sizer:
             raise Refusal(reason, str(error)) from error
 
     async def _of_hub(self, key: Key, spec: VLLMModelSpec, source: ModelSource, references: LoadedReferences) -> Known:
-        if self._library is None:
-            return Known(unread="the operator is set to ask no hub")
         hub = spec.hub or Hub()
+        if not self._asks_hub and hub.endpoint is None:
+            return Known(unread="the operator is set to ask no hub")
         token = hub.token_secret_ref
         wanted = HubSource(
             source.path,

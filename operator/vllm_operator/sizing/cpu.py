@@ -88,6 +88,9 @@ def plan_cpu(
         reason = f"does not fit: {parts} leave {why}"
         return CpuPlan(0, 0, other + needed, weights, activation, layout.bytes_per_token, (reason,))
 
+    if target > facts.max_model_len:
+        said = f"a context of {target:,} tokens is more than the model's own maximum of {facts.max_model_len:,}"
+        return CpuPlan(0, 0, other, weights, activation, layout.bytes_per_token, (said,))
     if space < 1 and layout.groups:
         return refused(GIB, "less than 1 GiB for the KV cache")
     longest = layout.longest(space * GIB, target, in_flight=in_flight)

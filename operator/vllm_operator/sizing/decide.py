@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from vllm_operator.api.conditions import Reason
 from vllm_operator.api.errors import Refusal
 from vllm_operator.api.types import Accelerator, Engine, Parallelism, VLLMModelSpec
@@ -46,6 +48,18 @@ class Decided:
     status: JSONObject
     """For status.sizing."""
 
+    def as_json(self) -> JSONObject:
+        """For keeping; read by `from_json`."""
+        return {"plan": _PLAN.dump_python(self.plan, mode="json"), "status": self.status}
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> "Decided":
+        """What was kept. Raises ValueError when it is of another operator version that kept something else."""
+        return cls(_PLAN.validate_python(kept["plan"]), dict(kept["status"]))
+
+
+_PLAN = TypeAdapter(Plan)
+
 
 def is_fixed(spec: VLLMModelSpec, *, default_accelerator: AcceleratorKind) -> bool:
     """Whether the user has fixed the number of GPUs, or none are needed: then it can be served unchecked."""
@@ -74,14 +88,19 @@ def decide(
         raise Refusal(Reason.HUB_UNAVAILABLE, f"the GPUs cannot be decided yet: {known.unread}")
     if known.facts is None or known.pools is None:
         why = known.unread if known.facts is None else "the operator may not read nodes"
-        minimum = spec.accelerator.min_memory if spec.accelerator else None
-        if minimum is not None:
-            raise Refusal(
-                Reason.INVALID_SPEC,
-                f"spec.accelerator.minMemory is {minimum}, but GPUs cannot be chosen ({why}); use accelerator.product",
-            )
+        _refuse_minimum(spec, why)
         return _unchecked(plain, why, fixed=fixed)
     return _on_gpus(spec, known, known.facts, known.pools, plain, fixed=fixed, version=version)
+
+
+def _refuse_minimum(spec: VLLMModelSpec, why: str) -> None:
+    """A minMemory can only be obeyed where GPUs are chosen; it is not to be ignored elsewhere."""
+    minimum = spec.accelerator.min_memory if spec.accelerator else None
+    if minimum is not None:
+        raise Refusal(
+            Reason.INVALID_SPEC,
+            f"spec.accelerator.minMemory is {minimum}, but GPUs cannot be chosen ({why}); use accelerator.product",
+        )
 
 
 def _unchecked(plan: Plan, why: str, *, fixed: bool) -> Decided:
@@ -105,6 +124,7 @@ def _on_gpus(
     if not candidates and fixed:
         there = ", ".join(pool.name for pool in pools.pools) or "none"
         why = f"no node has such GPUs now ({'; '.join((f'there are: {there}', *pools.excluded))})"
+        _refuse_minimum(spec, why)
         return _unchecked(plain, why, fixed=True)
     if not pools.pools:
         hint = "add nodes, declare pools that scale from zero (gpuPools in the chart), or set parallelism.tensor"
@@ -143,7 +163,7 @@ def _is_meant(pool: GpuPool, spec: VLLMModelSpec) -> bool:
     wanted = spec.accelerator or Accelerator()
     return (
         wanted.type in ("auto", pool.vendor)
-        and wanted.product in (None, pool.name, pool.device.name)
+        and (wanted.product is None or wanted.product in pool.products)
         and wanted.resource_name in (None, pool.resource_name)
     )
 

@@ -31,6 +31,10 @@ LEAST_CONTEXT = 2048
 MARGIN = 0.01
 """Share of the GPU's memory that a context chosen by the operator leaves alone, for what the estimate cannot know."""
 
+NOMINAL = 0.9
+"""Share of what a GPU is sold as that CUDA reports at least: 14.6 of a T4's 16 GB, 44.4 of an L40S's 48, 79.2 of an H100's 80. People
+write the nominal size when they ask for a least one."""
+
 TIGHT = 0.02
 """Less than this share of the GPU's memory left over is called tight."""
 
@@ -216,11 +220,11 @@ class Planner:
     def _why_not(self, pool: GpuPool, wanted: Wanted) -> str | None:
         if wanted.vendor is not None and pool.vendor != wanted.vendor:
             return f"accelerator {wanted.vendor} is wanted"
-        if wanted.product is not None and wanted.product not in (pool.name, pool.device.name):
+        if wanted.product is not None and wanted.product not in pool.products:
             return f"product {wanted.product} is wanted"
         if wanted.resource_name is not None and pool.resource_name != wanted.resource_name:
             return f"resource {wanted.resource_name} is wanted"
-        if wanted.min_memory is not None and pool.device.memory < wanted.min_memory:
+        if wanted.min_memory is not None and pool.device.memory < wanted.min_memory * NOMINAL:
             return f"{gib(pool.device.memory)} GiB a GPU is less than the {gib(wanted.min_memory)} that are wanted"
         if pool.vendor == "nvidia":
             return why_unsupported(self.facts, pool.device.capability, kv_cache_dtype=wanted.options.kv_cache_dtype)

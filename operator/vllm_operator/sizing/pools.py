@@ -70,6 +70,16 @@ class GpuPool:
         """GPUs of all nodes."""
         return self.gpus_per_node * self.nodes
 
+    @property
+    def products(self) -> frozenset[str]:
+        """Names by which accelerator.product may ask for it: a MIG slice goes by its GPU's, too."""
+        return frozenset({self.name, self.device.name, *(value for _, value in self.node_selector)})
+
+    def conflicts_with(self, selector: Mapping[str, str]) -> bool:
+        """Whether labels that a model's nodes must have are others than this pool's; of labels that it does not name nothing is known."""
+        own = {PRODUCT_LABELS[self.vendor]: self.device.name, **dict(self.node_selector)}
+        return any(own.get(label, value) != value for label, value in selector.items())
+
 
 @dataclass(frozen=True)
 class Pools:
@@ -96,20 +106,24 @@ def read_pools(
     excluded: dict[str, int] = defaultdict(int)
     for node in nodes:
         labels = (node.get("metadata") or {}).get("labels") or {}
-        found = list(_offers(node, labels))
-        if not found:
-            continue
+        found, unknown = _offers(node, labels)
         if any(labels.get(key) != value for key, value in (node_selector or {}).items()):
             continue
-        reason = _why_not(node, tolerations)
+        for resource in unknown:
+            excluded[f"{resource} node whose product no label tells"] += 1
         for pool in found:
+            reason = _why_not(node, tolerations, pool.resource_name)
             if reason is None:
                 members[pool] += 1
             else:
                 excluded[f"{pool.name} {reason}"] += 1
     pools = [replace(pool, nodes=number) for pool, number in members.items()]
     there = {(pool.device.name, pool.resource_name) for pool in pools}
-    pools += [pool for pool in declared if (pool.device.name, pool.resource_name) not in there]
+    pools += [
+        pool
+        for pool in declared
+        if (pool.device.name, pool.resource_name) not in there and not pool.conflicts_with(node_selector or {})
+    ]
     return Pools(
         tuple(
             sorted(
@@ -140,8 +154,7 @@ class DeclaredPool(Model):
     """A pool that scales from zero, as Helm values have it."""
 
     product: Annotated[str, Field(min_length=1, max_length=63)]
-    """Value of the nodes' product label."""
-    name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    """Value of the nodes' product label: by it the pool is known again when its first node comes."""
     memory: Annotated[str, Field(pattern=r"^\d+(\.\d+)?Gi$")] | None = None
     """Of one GPU; None: by the product's name."""
     gpus_per_node: Annotated[int, Field(ge=1, le=64)] = 1
@@ -168,7 +181,7 @@ class DeclaredPool(Model):
             capability = (int(major), int(minor))
         selector = {PRODUCT_LABELS[self.vendor]: self.product} if self.node_selector is None else self.node_selector
         return GpuPool(
-            name=self.name or self.product,
+            name=self.product,
             device=Device(memory, self.product, capability),
             gpus_per_node=self.gpus_per_node,
             nodes=self.nodes,
@@ -191,12 +204,13 @@ def declared_pools(text: str) -> tuple[GpuPool, ...]:
         return tuple(pool.pool() for pool in _DECLARED.validate_json(text))
     except ValidationError as error:
         problems = (
-            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in error.errors()[:5]
+            f"{'.'.join(str(part) for part in problem['loc']) or 'the list'}: {problem['msg']}"
+            for problem in error.errors()[:5]
         )
         raise ValueError("; ".join(problems)) from error
 
 
-def _why_not(node: Mapping[str, Any], tolerations: Sequence[Toleration]) -> str | None:
+def _why_not(node: Mapping[str, Any], tolerations: Sequence[Toleration], resource: str) -> str | None:
     """Why a node does not count, in a few words."""
     spec, status = node.get("spec") or {}, node.get("status") or {}
     if spec.get("unschedulable"):
@@ -205,9 +219,7 @@ def _why_not(node: Mapping[str, Any], tolerations: Sequence[Toleration]) -> str 
     if conditions.get("Ready", "True") != "True":
         return "not ready"
     for taint in spec.get("taints") or []:
-        own = taint.get("effect") == "NoSchedule" and (
-            taint.get("key") in _GPU_TAINTS or taint.get("key") in (status.get("allocatable") or {})
-        )
+        own = taint.get("effect") == "NoSchedule" and taint.get("key") in (*_GPU_TAINTS, resource)
         if own or taint.get("effect") == "PreferNoSchedule":
             continue
         if not any(toleration.covers(taint) for toleration in tolerations):
@@ -216,9 +228,11 @@ def _why_not(node: Mapping[str, Any], tolerations: Sequence[Toleration]) -> str 
     return None
 
 
-def _offers(node: Mapping[str, Any], labels: Mapping[str, str]) -> Iterable[GpuPool]:
-    """What one node offers; several for MIG with profiles mixed."""
+def _offers(node: Mapping[str, Any], labels: Mapping[str, str]) -> tuple[list[GpuPool], list[str]]:
+    """What one node offers (several pools for MIG with profiles mixed), and the resources of which nothing more is known."""
     allocatable = (node.get("status") or {}).get("allocatable") or {}
+    found: list[GpuPool] = []
+    unknown: list[str] = []
     for resource, quantity in sorted(allocatable.items()):
         count = _count(quantity)
         if count < 1:
@@ -234,7 +248,10 @@ def _offers(node: Mapping[str, Any], labels: Mapping[str, str]) -> Iterable[GpuP
         else:
             continue
         if pool is not None:
-            yield pool
+            found.append(pool)
+        else:
+            unknown.append(resource)
+    return found, unknown
 
 
 def _count(quantity: object) -> int:

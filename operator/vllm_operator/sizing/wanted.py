@@ -1,7 +1,9 @@
 """spec → what the planner is asked for. Pure."""
 
+import math
 import re
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from typing import Any, TypeVar
 
 from vllm_operator.api.types import Accelerator, Engine, Parallelism, Scheduling, VLLMModelSpec
@@ -13,13 +15,16 @@ _Value = TypeVar("_Value")
 
 _VERSION = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
 _TOKENS = re.compile(r"(\d+(?:\.\d+)?)([kmgtKMGT]?)")
-_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)([KMGTP]i|[kMGTP]?)")
+_QUANTITY = re.compile(r"\+?(\d+\.?\d*|\.\d+)(?:[eE]([+-]?\d{1,2})|([KMGTPE]i|[numkMGTPE]))?")
 _DECIMAL = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _UNITS = {
-    "": 1,
-    **{f"{letter}i": 2 ** (10 * power) for power, letter in enumerate("KMGTP", start=1)},
-    **{letter: 10 ** (3 * power) for power, letter in enumerate("kMGTP", start=1)},
+    "": Decimal(1),
+    "n": Decimal("1e-9"),
+    "u": Decimal("1e-6"),
+    "m": Decimal("1e-3"),
+    **{f"{letter}i": Decimal(2 ** (10 * power)) for power, letter in enumerate("KMGTPE", start=1)},
+    **{letter: Decimal(10 ** (3 * power)) for power, letter in enumerate("kMGTPE", start=1)},
 }
 
 
@@ -124,6 +129,9 @@ def read_version(text: str) -> Version:
 
 
 def read_bytes(text: str) -> int | None:
-    """Bytes of a Kubernetes quantity; None for what is none."""
+    """Bytes of a Kubernetes quantity, rounded up; None for what is none."""
     match = _QUANTITY.fullmatch(text)
-    return int(float(match[1]) * _UNITS[match[2]]) if match else None
+    if match is None:
+        return None
+    scale = Decimal(10) ** int(match[2]) if match[2] else _UNITS[match[3] or ""]
+    return math.ceil(Decimal(match[1]) * scale)

@@ -29,6 +29,7 @@ __all__ = [
     "revision_inputs",
     "served_model_names",
     "service_url",
+    "sizing_inputs",
 ]
 
 DEFAULT_REVISION_HISTORY_LIMIT = 10
@@ -54,6 +55,24 @@ def revision_inputs(spec: VLLMModelSpec) -> JSONObject:
     for field in ("replicas", "suspend", "autoscaling", "route"):
         document.pop(field, None)
     return document
+
+
+SIZING_FIELDS = (
+    "model",
+    "hub",
+    "modelFacts",
+    "engine",
+    "accelerator",
+    "parallelism",
+    "scheduling",
+    "resources",
+    "podTemplate",
+)
+
+
+def sizing_inputs(spec: VLLMModelSpec) -> JSONObject:
+    """The part of a spec that decides about GPUs and context. An edit of the rest, or of a Secret, moves no model to other GPUs."""
+    return {field: value for field, value in revision_inputs(spec).items() if field in SIZING_FIELDS}
 
 
 def build_deployment(
