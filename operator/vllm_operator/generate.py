@@ -16,7 +16,7 @@ import yaml
 from vllm_operator.api import conditions
 from vllm_operator.api.crd import CRD_NAME, Schema, crd
 from vllm_operator.api.types import API_VERSION, KIND
-from vllm_operator.cluster.permissions import CLUSTER_RULES, NODE_RULES, OWN_NAMESPACE_RULES, Rule
+from vllm_operator.cluster.permissions import CLUSTER_RULES, LOG_RULES, NODE_RULES, OWN_NAMESPACE_RULES, Rule
 
 NAME = "vllm-operator"
 NAMESPACE = "vllm-operator-system"
@@ -34,6 +34,7 @@ def files() -> dict[str, str]:
         "crds/vllm-operator.io_vllmmodels.yaml": YAML_HEADER + to_yaml(definition),
         "charts/vllm-operator/files/crds/vllm-operator.io_vllmmodels.yaml": YAML_HEADER + to_yaml(definition),
         "charts/vllm-operator/files/rbac/cluster-rules.yaml": YAML_HEADER + rules_yaml(CLUSTER_RULES),
+        "charts/vllm-operator/files/rbac/log-rules.yaml": YAML_HEADER + rules_yaml(LOG_RULES),
         "charts/vllm-operator/files/rbac/node-rules.yaml": YAML_HEADER + rules_yaml(NODE_RULES),
         "charts/vllm-operator/files/rbac/own-namespace-rules.yaml": YAML_HEADER + rules_yaml(OWN_NAMESPACE_RULES),
         "manifests/base/rbac.yaml": YAML_HEADER + rbac_yaml(),
@@ -70,7 +71,7 @@ def rbac_yaml() -> str:
     """Return the roles of an installation without Helm. Its ServiceAccount is another file's."""
     parts = []
     for name, suffix, namespace, rules in (
-        (NAME, "ClusterRole", None, CLUSTER_RULES),
+        (NAME, "ClusterRole", None, (*CLUSTER_RULES, *LOG_RULES)),
         (NODES, "ClusterRole", None, NODE_RULES),
         (LEADER_ELECTION, "Role", NAMESPACE, OWN_NAMESPACE_RULES),
     ):

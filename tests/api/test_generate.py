@@ -10,7 +10,7 @@ import yaml
 
 from vllm_operator import generate
 from vllm_operator.api.crd import crd
-from vllm_operator.cluster.permissions import CLUSTER_RULES, NODE_RULES, OWN_NAMESPACE_RULES
+from vllm_operator.cluster.permissions import CLUSTER_RULES, LOG_RULES, NODE_RULES, OWN_NAMESPACE_RULES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -82,16 +82,18 @@ def test_the_yaml_is_the_definition() -> None:
 def test_roles_have_the_rules_of_the_table() -> None:
     files = generate.files()
     cluster = [rule.as_rbac() for rule in CLUSTER_RULES]
+    logs = [rule.as_rbac() for rule in LOG_RULES]
     nodes = [rule.as_rbac() for rule in NODE_RULES]
     own = [rule.as_rbac() for rule in OWN_NAMESPACE_RULES]
     assert yaml.safe_load(files["charts/vllm-operator/files/rbac/cluster-rules.yaml"]) == cluster
     assert yaml.safe_load(files["charts/vllm-operator/files/rbac/own-namespace-rules.yaml"]) == own
+    assert yaml.safe_load(files["charts/vllm-operator/files/rbac/log-rules.yaml"]) == logs
     assert yaml.safe_load(files["charts/vllm-operator/files/rbac/node-rules.yaml"]) == nodes
     objects = {
         (thing["kind"], thing["metadata"]["name"]): thing
         for thing in yaml.safe_load_all(files["manifests/base/rbac.yaml"])
     }
-    assert objects["ClusterRole", "vllm-operator"]["rules"] == cluster
+    assert objects["ClusterRole", "vllm-operator"]["rules"] == cluster + logs
     assert objects["ClusterRole", "vllm-operator-nodes"]["rules"] == nodes
     assert objects["Role", "vllm-operator-leader-election"]["rules"] == own
     for kind, name in (
@@ -108,7 +110,7 @@ def test_roles_have_the_rules_of_the_table() -> None:
 
 def test_every_rule_says_why() -> None:
     text = generate.files()["manifests/base/rbac.yaml"]
-    for rule in (*CLUSTER_RULES, *OWN_NAMESPACE_RULES):
+    for rule in (*CLUSTER_RULES, *LOG_RULES, *NODE_RULES, *OWN_NAMESPACE_RULES):
         assert rule.reason.endswith(".")
         assert f"# {rule.reason}\n" in text
         assert "*" not in (*rule.verbs, *rule.resources, rule.group)

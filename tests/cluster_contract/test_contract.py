@@ -39,6 +39,12 @@ async def test_get_returns_what_was_applied(world: World) -> None:
     assert found["metadata"]["uid"] == applied["metadata"]["uid"]
 
 
+async def test_the_log_of_a_pod_that_is_not_there(world: World) -> None:
+    with pytest.raises(ApiError) as caught:
+        await world.cluster.read_log(Key(world.namespace, "none"), "vllm", most=10)
+    assert caught.value.category is Category.NOT_FOUND
+
+
 async def test_list_by_labels_in_a_namespace(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kubernetes, "LIST_LIMIT", 3)
     for number in range(10):

@@ -76,6 +76,17 @@ async def failure(url: str, *, request_timeout: float = 5.0) -> ApiError:
     return caught.value
 
 
+async def test_a_log_is_text(api: Server) -> None:
+    api.says(200, "one\ntwo \ufffd")
+    async with cluster_at(api.url) as cluster:
+        assert await cluster.read_log(Key("ns", "pod"), "vllm", most=100) == "one\ntwo \ufffd"
+    (request,) = api.requests
+    assert (request.method, str(request.rel_url)) == (
+        "GET",
+        "/api/v1/namespaces/ns/pods/pod/log?container=vllm&limitBytes=100",
+    )
+
+
 async def test_a_server_that_accepts_and_never_answers(api: Server) -> None:
     never = asyncio.Event()
 

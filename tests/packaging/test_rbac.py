@@ -130,8 +130,15 @@ def test_watching_some_namespaces_needs_no_rights_in_the_cluster_but_for_nodes()
     assert not of_kind(objects, "ClusterRoleBinding")
     rules = _rules("cluster-rules.yaml")
     granted = {thing["metadata"]["namespace"]: thing["rules"] for thing in of_kind(objects, "Role")}
-    assert granted["a"] == granted["b"] == rules
+    assert granted["a"] == granted["b"] == rules + _rules("log-rules.yaml")
     assert granted[NAMESPACE] == _rules("own-namespace-rules.yaml")
+
+
+def test_logs_may_be_kept_from_the_operator() -> None:
+    for values in ({}, {"watchNamespaces": ["a"]}):
+        objects = render({**values, "rbac": {"podLogs": False}})
+        roles = of_kind(objects, "ClusterRole") + of_kind(objects, "Role")
+        assert not [grant for role in roles for grant in _grants(role["rules"]) if grant[1] == "pods/log"]
 
 
 def test_a_gateway_elsewhere_can_still_be_read() -> None:

@@ -15,6 +15,7 @@ from vllm_operator.reconcile import report as reporting
 from vllm_operator.reconcile.observe import Observation, PodObservation, RouteObservation, WorkloadObservation
 from vllm_operator.reconcile.report import Happening, Subject, Verdict, accepted, refused, report, transitions
 from vllm_operator.serving.probe import ProbeResult, ProbeState
+from vllm_operator.serving.startup import StartUp
 
 NOW, LATER = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"
 
@@ -302,10 +303,21 @@ def test_vllms_own_figures_stand_next_to_the_estimate() -> None:
     assert before["sizing"] == {"kvCacheTokens": 1100, "measured": {"kvCacheTokens": 1000, "errorPercent": 10}}
     # An operator that has just started has asked nobody.
     assert report(subject, seen(probe=None), previous=before, now=NOW)["sizing"] == before["sizing"]
+    probes[uid] = replace(probes[uid], start_up=StartUp(weights=15.2, kv_cache=50.94, load_seconds=61.2))
+    probes["of an old pod"] = replace(OK, start_up=StartUp(weights=99, cuda_graphs=9))
+    started = report(subject, replace(SEEN, probes=probes), previous={}, now=NOW)["sizing"]["measured"]
+    assert started == {
+        "kvCacheTokens": 1000,
+        "errorPercent": 10,
+        "weights": "15.20Gi",
+        "kvCache": "50.94Gi",
+        "loadSeconds": 62,
+    }
     other = replace(subject, fields={"revision": "r2", "sizing": {"accelerator": "cpu"}})
     assert report(other, seen(probe=None), previous=before, now=NOW)["sizing"] == {"accelerator": "cpu"}
     unsized = report(other, replace(SEEN, probes=probes), previous={}, now=NOW)
-    assert unsized["sizing"]["measured"] == {"kvCacheTokens": 1000}
+    assert unsized["sizing"]["measured"]["kvCacheTokens"] == 1000
+    assert "errorPercent" not in unsized["sizing"]["measured"]
 
 
 # events

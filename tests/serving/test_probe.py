@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from vllm_operator.api.names import Key
+from vllm_operator.cluster.errors import ApiError, Category
 from vllm_operator.serving import probe as probing
 from vllm_operator.serving.probe import (
     CONFIRM_AFTER,
@@ -24,8 +25,10 @@ from vllm_operator.serving.probe import (
     probe,
     read_kv_cache_tokens,
 )
+from vllm_operator.serving.startup import StartUp
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+virtual = pytest.mark.looptime(start=0, noop_cycles=0)
 KEY = Key("ns", "m")
 MODELS = {
     "object": "list",
@@ -152,6 +155,32 @@ async def test_the_cache_is_asked_for_once(client: httpx.AsyncClient) -> None:
     assert result.kv_cache_tokens == 4096
     assert asked == 1
     assert changes == [KEY]
+
+
+@pytest.mark.parametrize(
+    ("errors", "asked", "start_up"),
+    [
+        ([], 1, StartUp(weights=15.27, load_seconds=4.5)),
+        ([ApiError("forbidden", category=Category.DENIED, status=403)], 1, StartUp()),
+        ([ApiError("busy", category=Category.TRANSIENT, status=500)], 2, StartUp(weights=15.27, load_seconds=4.5)),
+    ],
+)
+@virtual
+async def test_the_log_is_read_once(errors: list[ApiError], asked: int, start_up: StartUp) -> None:
+    pods, read = Pods(), list[Key]()
+
+    async def log(pod: Key) -> str:
+        read.append(pod)
+        if errors:
+            raise errors.pop()
+        return "(Worker_TP0 pid=1) INFO Model loading took 15.27 GiB memory and 4.5 seconds\n"
+
+    async with prober(pods, read_log=log) as (made, _):
+        made.watch(KEY, [target()])
+        await asyncio.sleep(1000)
+        (result,) = made.results(KEY).values()
+    assert (result.state, result.start_up) == (ProbeState.OK, start_up)
+    assert read == [Key(KEY.namespace, "pod1")] * asked
 
 
 async def test_a_pod_without_metrics_is_no_less_healthy(client: httpx.AsyncClient) -> None:
@@ -309,7 +338,6 @@ async def test_the_stand_in_is_true(monkeypatch: pytest.MonkeyPatch, client: htt
         assert await probe(mocked, Target("pod", "uid", "127.0.0.1", port)) == real
 
 
-virtual = pytest.mark.looptime(start=0, noop_cycles=0)
 INTERVAL = 3.0
 
 

@@ -6,6 +6,7 @@ fifteen models in one go, which takes several minutes.
 
 import json
 import random
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -18,6 +19,7 @@ from tests.cluster.vllm_env import environment_path, model_path
 from tests.sizing.tiny_models import POOLING, TINY
 from vllm_operator.hub.config import read_config
 from vllm_operator.hub.facts import ModelFacts
+from vllm_operator.serving.startup import StartUp, read_start_up
 from vllm_operator.sizing.kv_cache import build_layout, state_bytes
 from vllm_operator.sizing.legality import verification_accepts, why_illegal
 from vllm_operator.sizing.memory import EngineOptions, ModelMemory
@@ -247,3 +249,20 @@ def test_sizes_and_weights_of_what_vllm_builds(tmp_path: Path) -> None:
                         f"{config['architectures'][0]} at tensor {size}: cache {real}; ours {layout}; {config}"
                     )
     assert not wrong, "\n".join([f"{len(wrong)} differences", *wrong[:40]])
+
+
+@pytest.mark.parametrize(
+    ("source", "figures"),
+    [
+        ("v1/worker/gpu_model_runner.py", StartUp(weights=1.25, cuda_graphs=1.25, load_seconds=1.25)),
+        ("v1/worker/gpu_worker.py", StartUp(kv_cache=1.25)),
+        ("model_executor/model_loader/default_loader.py", StartUp(load_seconds=1.25)),
+    ],
+)
+def test_vllm_writes_into_its_log_what_is_looked_for(source: str, figures: StartUp) -> None:
+    """A GPU is needed to see it write the first two; here are the messages of its source, with numbers in."""
+    folder = environment_path() / "lib" / "python3.11" / "site-packages" / "vllm"
+    if not folder.exists():
+        pytest.skip(f"vLLM is not installed in {environment_path()}: make cluster-up installs it")
+    messages = re.findall(r'"([^"]*(?:took %|memory: %)[^"]*)"', (folder / source).read_text())
+    assert read_start_up("\n".join(re.sub(r"%[0-9.]*[sdf]", "1.25", each) for each in messages)) == figures, messages

@@ -938,8 +938,8 @@ class VLLMModelSpec(Model):
         str, Field(min_length=1, max_length=512, pattern=MODEL_PATTERN, json_schema_extra=explained(MODEL_MESSAGE))
     ]
     """The model: a Hugging Face id (Qwen/Qwen3-8B), hf://org/name@revision, pvc://claim/path,
-    oci://registry/image:tag (with //path/in/it unless the model is at its root), s3://…, gs://…, or an absolute path in the
-    container."""
+    oci://registry/image:tag (with //path/in/it unless the model is at its root), s3://bucket/path,
+    gs://bucket/path, or an absolute path in the container."""
     hub: Hub | None = None
     """Where a Hugging Face model comes from."""
     model_facts: ModelFacts | None = None
@@ -1078,6 +1078,14 @@ class MeasuredStatus(Model):
     """Tokens that the KV cache of one data-parallel rank holds, in sequences of the whole context; of the pod with the fewest."""
     error_percent: int | None = None
     """By how much sizing.kvCacheTokens was too high (positive) or too low (negative)."""
+    weights: Annotated[str, Field(max_length=32)] | None = None
+    """Memory of a GPU that the model took when it was loaded, as vLLM's log has it; of the rank with the most."""
+    kv_cache: Annotated[str, Field(max_length=32)] | None = None
+    """Memory of a GPU that was left for the KV cache, as vLLM's log has it; of the rank with the least."""
+    cuda_graphs: Annotated[str, Field(max_length=32)] | None = None
+    """Memory of a GPU that CUDA graphs took, as vLLM's log has it."""
+    load_seconds: int | None = None
+    """Seconds that loading the weights took, as vLLM's log has it; of the slowest pod."""
 
 
 class SizingStatus(Model):

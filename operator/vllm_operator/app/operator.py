@@ -12,7 +12,7 @@ import httpx
 import kopf
 
 from vllm_operator import __version__
-from vllm_operator.api.names import Key
+from vllm_operator.api.names import CONTAINER, Key
 from vllm_operator.app import handlers
 from vllm_operator.app.http import HealthServer
 from vllm_operator.app.metrics import Metrics
@@ -32,6 +32,7 @@ from vllm_operator.reconcile.queue import WorkQueue
 from vllm_operator.reconcile.reconciler import Reconciler
 from vllm_operator.reconcile.sizer import Sizer
 from vllm_operator.serving.probe import Prober
+from vllm_operator.serving.startup import LOG_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,12 @@ class Operator:
         ):
             library = Library(hub_reader(settings.hub_endpoint), wake=self._wake)
             self._nodes = Nodes(cluster)
-            prober = Prober(client, self._wake, interval=settings.probe_interval)
+            prober = Prober(
+                client,
+                self._wake,
+                interval=settings.probe_interval,
+                read_log=lambda pod: cluster.read_log(pod, CONTAINER, most=LOG_BYTES),
+            )
             recorder = EventRecorder(cluster, utc_now, instance=settings.identity)
             self._reconciler = Reconciler(
                 cluster,

@@ -57,6 +57,10 @@ class Cluster(Protocol):
         """
         ...
 
+    async def read_log(self, pod: Key, container: str, *, most: int) -> str:
+        """The first `most` bytes of what a container has written since it was started last. NOT_FOUND when there is no such pod."""
+        ...
+
 
 def key_of(obj: Object) -> Key:
     """Namespace and name of an object."""

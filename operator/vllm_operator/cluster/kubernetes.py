@@ -15,6 +15,7 @@ import aiohttp
 from kubernetes.aio import client, config
 
 from vllm_operator.api.names import FIELD_MANAGER, Key
+from vllm_operator.cluster import kinds
 from vllm_operator.cluster.base import Object
 from vllm_operator.cluster.errors import ApiError, Category, classify
 from vllm_operator.cluster.kinds import Kind
@@ -180,6 +181,13 @@ class KubernetesCluster:
             raise
         return True
 
+    async def read_log(self, pod: Key, container: str, *, most: int) -> str:
+        """See Cluster.read_log."""
+        query = {"container": container, "limitBytes": str(most)}
+        path = kinds.POD.path(pod.namespace, pod.name, "log")
+        text, _ = await self._exchange("GET", kinds.POD, path, query=query, body=None, content_type="text/plain")
+        return text.decode(errors="replace")
+
     async def _request(
         self,
         method: str,
@@ -210,7 +218,29 @@ class KubernetesCluster:
         body: Object | Sequence[Object] | None,
         content_type: str,
     ) -> Object:
-        headers = {"Accept": "application/json", "Content-Type": content_type, "User-Agent": FIELD_MANAGER}
+        text, status = await self._exchange(method, kind, path, query=query, body=body, content_type=content_type)
+        try:
+            parsed: Any = json.loads(text)
+        except ValueError:
+            parsed = None
+        if not isinstance(parsed, dict):
+            raise ApiError(
+                f"the API server's answer to {method} {path} is not JSON", category=Category.TRANSIENT, status=status
+            )
+        return parsed
+
+    async def _exchange(
+        self,
+        method: str,
+        kind: Kind,
+        path: str,
+        *,
+        query: Mapping[str, str] | None,
+        body: Object | Sequence[Object] | None,
+        content_type: str,
+    ) -> tuple[bytes, int]:
+        """The body and the status of an answer that is no error."""
+        headers = {"Accept": "application/json, */*", "Content-Type": content_type, "User-Agent": FIELD_MANAGER}
         url = self._api.configuration.host + path + (f"?{urlencode(query)}" if query else "")
         started = time.monotonic()
         status = 0
@@ -227,17 +257,13 @@ class KubernetesCluster:
         finally:
             if self._observer is not None:
                 self._observer(method, kind.kind, status, time.monotonic() - started)
-        try:
-            parsed: Any = json.loads(text)
-        except ValueError:
-            parsed = text.decode(errors="replace")
         if status >= 300:
-            raise classify(status, parsed, retry_after=_seconds(response.headers.get("Retry-After")))
-        if not isinstance(parsed, dict):
-            raise ApiError(
-                f"the API server's answer to {method} {path} is not JSON", category=Category.TRANSIENT, status=status
-            )
-        return parsed
+            try:
+                said: Any = json.loads(text)
+            except ValueError:
+                said = text.decode(errors="replace")
+            raise classify(status, said, retry_after=_seconds(response.headers.get("Retry-After")))
+        return bytes(text), status
 
 
 def _seconds(header: str | None) -> float | None:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from vllm_operator.api.names import FIELD_MANAGER, Key
+from vllm_operator.cluster import kinds
 from vllm_operator.cluster.base import Object, key_of
 from vllm_operator.cluster.errors import ApiError, Category, classify
 from vllm_operator.cluster.kinds import CONTROLLER_REVISION, SERVICE, Kind
@@ -130,6 +131,8 @@ class MemoryCluster:
         """Asked before each call; None: nothing goes wrong."""
         self.writes: list[Write] = []
         """Writes of the operator, oldest first. Dry runs and refused writes are not among them."""
+        self.logs: dict[tuple[Key, str], str] = {}
+        """What containers have written, by pod and container."""
         self.requests: Counter[tuple[str, str]] = Counter()
         """Calls of the operator by verb and kind, failed ones too."""
         self._now = now or (lambda: datetime.now(UTC))
@@ -226,6 +229,16 @@ class MemoryCluster:
     async def delete(self, kind: Kind, key: Key, *, uid: str | None = None) -> bool:
         """See Cluster.delete. What the object owns is deleted in a later turn of the event loop."""
         return await self._call("delete", kind, key, lambda: self._delete_checked(kind, key, uid))
+
+    async def read_log(self, pod: Key, container: str, *, most: int) -> str:
+        """See Cluster.read_log. `logs` has what tests put there."""
+
+        def work() -> str:
+            if pod not in self._objects[kinds.POD]:
+                raise _not_found(kinds.POD, pod)
+            return self.logs.get((pod, container), "").encode()[:most].decode(errors="replace")
+
+        return await self._call("get", kinds.POD, pod, work)
 
     async def _call(self, verb: str, kind: Kind, key: Key, work: Callable[[], _Answer]) -> _Answer:
         """Do the work in one go, with a turn of the event loop before and after it, as a network has."""

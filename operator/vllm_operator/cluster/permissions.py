@@ -98,6 +98,16 @@ CLUSTER_RULES: tuple[Rule, ...] = (
 )
 """Rules for the namespaces whose models the operator looks after: a ClusterRole, or a Role in each namespace."""
 
+LOG_RULES: tuple[Rule, ...] = (
+    Rule(
+        group="",
+        resources=("pods/log",),
+        verbs=("get",),
+        reason="Reads once, from the first lines of a pod that serves, how much memory vLLM found to be taken; shown next to the estimate.",
+    ),
+)
+"""Rules for the same namespaces that can be left out: what these lines would have told is then left out of the status."""
+
 NODE_RULES: tuple[Rule, ...] = (
     Rule(
         group="",

@@ -4,7 +4,8 @@ One small function per condition; each copes with what could not be observed. Me
 counters that move by themselves, so that status only changes when something did.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from vllm_operator.api.conditions import ConditionType, Reason
 from vllm_operator.cluster.base import Object
 from vllm_operator.reconcile.observe import Observation, PodObservation, WorkloadObservation
 from vllm_operator.serving.probe import ProbeState, missing_names
+from vllm_operator.serving.startup import StartUp
 
 Truth = Literal["True", "False", "Unknown"]
 
@@ -293,19 +295,28 @@ def report(subject: Subject, observation: Observation, *, previous: Mapping[str,
 
 
 def measured(sizing: Mapping[str, Any], observation: Observation) -> Object | None:
-    """What vLLM says of its KV cache, next to what was estimated; None when no pod of the revision has said it."""
+    """What vLLM says of its memory, next to what was estimated; None when no pod of the revision has said anything."""
     new = {pod.uid for pod in observation.workload.pods if pod.new}
-    said = [
-        result.kv_cache_tokens
-        for uid, result in observation.probes.items()
-        if uid in new and result.kv_cache_tokens is not None
-    ]
-    if not said:
-        return None
-    tokens = min(said)
+    said = [result for uid, result in observation.probes.items() if uid in new]
+    starts = [result.start_up or StartUp() for result in said]
+    tokens = min((each.kv_cache_tokens for each in said if each.kv_cache_tokens is not None), default=None)
     estimate = sizing.get("kvCacheTokens")
-    error = None if estimate is None or tokens <= 0 else round(100 * (estimate - tokens) / tokens)
-    return {"kvCacheTokens": tokens, **({} if error is None else {"errorPercent": error})}
+    figures = {
+        "kvCacheTokens": tokens,
+        "errorPercent": round(100 * (estimate - tokens) / tokens) if estimate is not None and tokens else None,
+        "weights": _gib(max, (each.weights for each in starts)),
+        "kvCache": _gib(min, (each.kv_cache for each in starts)),
+        "cudaGraphs": _gib(max, (each.cuda_graphs for each in starts)),
+        "loadSeconds": max(
+            (math.ceil(each.load_seconds) for each in starts if each.load_seconds is not None), default=None
+        ),
+    }
+    return {name: value for name, value in figures.items() if value is not None} or None
+
+
+def _gib(choose: Callable[[Iterable[float]], float], values: Iterable[float | None]) -> str | None:
+    known = [value for value in values if value is not None]
+    return f"{choose(known):.2f}Gi" if known else None
 
 
 def make_condition(verdict: Verdict, generation: int, *, previous: Mapping[str, Any], now: str) -> dict[str, Any]:

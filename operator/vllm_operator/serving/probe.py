@@ -4,17 +4,18 @@ The kubelet's readiness is not enough: it knows nothing of served names, and tak
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from time import monotonic
 from typing import Any
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from vllm_operator.api.names import Key
+from vllm_operator.cluster.errors import ApiError, Category
+from vllm_operator.serving.startup import StartUp, read_start_up
 
 TIMEOUT = 2.0
 """Seconds that one request may take."""
@@ -23,9 +24,9 @@ LONGEST_PAUSE = 4.0
 CACHE_INFO = "vllm:cache_config_info"
 LARGEST_METRICS = 4 * 1024 * 1024
 """Characters of /metrics that are read at most."""
-METRICS_PAUSE = 60.0
-"""Seconds after which a pod that did not tell its KV cache is asked for it again."""
-METRICS_TRIES = 5
+FIGURES_PAUSE = 60.0
+"""Seconds after which a pod that did not tell its figures is asked for them again."""
+FIGURES_TRIES = 5
 CONFIRM_AFTER = 0.5
 """Seconds after which a failure is looked at again before it is believed."""
 
@@ -53,6 +54,8 @@ class ProbeResult:
     """Context length in tokens, as /v1/models has it."""
     kv_cache_tokens: int | None = None
     """Tokens that the KV cache holds, as /metrics has it; None until it was read, and where there is no such cache."""
+    start_up: StartUp | None = None
+    """What the pod's log says of its start; None until it was read."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,8 @@ def _words(error: httpx.HTTPError) -> str:
 class Prober:
     """Asks the pods of every model again and again, and tells when an answer changes.
 
+    `read_log` reads the beginning of a pod's log, given the pod's key; it may raise ApiError. None: logs are not read.
+
     At most `concurrency` of the pods that do not answer are asked at the same time; those that do are asked whenever it is time.
     `on_change(key)` is called then; `results(key)` is what is known now, by pod uid.
     """
@@ -160,7 +165,9 @@ class Prober:
         *,
         interval: float = 3.0,
         concurrency: int = 64,
+        read_log: Callable[[Key], Awaitable[str]] | None = None,
     ) -> None:
+        self._read_log = read_log
         self._client = client
         self._on_change = on_change
         self._interval = interval
@@ -210,7 +217,8 @@ class Prober:
     async def _ask_for_ever(self, key: Key, uid: str) -> None:
         pause = self._interval
         tokens: int | None = None
-        tries, next_try = 0, 0.0
+        start_up = None if self._read_log else StartUp()
+        now, tries, next_try = asyncio.get_running_loop().time, 0, 0.0
         while True:
             target = self._targets[key][uid]
             if self._good(key, uid):
@@ -223,13 +231,15 @@ class Prober:
             else:
                 async with self._slots:
                     result = await self._ask(target)
-            if result.state is ProbeState.OK and tokens is None and tries < METRICS_TRIES and monotonic() >= next_try:
-                # Once for each pod: it is settled when the pod has started.
-                tries, next_try = tries + 1, monotonic() + METRICS_PAUSE
+            known = tokens is not None and start_up is not None
+            if result.state is ProbeState.OK and not known and tries < FIGURES_TRIES and now() >= next_try:
+                # Once for each pod: they are settled when the pod has started.
+                tries, next_try = tries + 1, now() + FIGURES_PAUSE
                 with suppress(httpx.HTTPError, TimeoutError):
-                    tokens = await read_kv_cache_tokens(self._client, target)
+                    tokens = tokens or await read_kv_cache_tokens(self._client, target)
+                start_up = start_up or await self._look_into_log(Key(key.namespace, target.pod))
             if result.state is ProbeState.OK:
-                result = replace(result, kv_cache_tokens=tokens)
+                result = replace(result, kv_cache_tokens=tokens, start_up=start_up)
             pause = (
                 self._interval if result.state is ProbeState.OK else min(pause * 1.2, self._interval * LONGEST_PAUSE)
             )
@@ -238,6 +248,15 @@ class Prober:
             if before != result:
                 self._on_change(key)
             await asyncio.sleep(pause)
+
+    async def _look_into_log(self, pod: Key) -> StartUp | None:
+        """Figures of a pod's start; None when it is to be tried again."""
+        assert self._read_log is not None
+        try:
+            return read_start_up(await self._read_log(pod))
+        except ApiError as error:
+            # Whoever has taken this right away from the operator does without these figures.
+            return StartUp() if error.category is Category.DENIED else None
 
     def _good(self, key: Key, uid: str) -> bool:
         known = self._results.get(key, {}).get(uid)
