@@ -76,6 +76,8 @@ BY_PART = {
         Tool("helm", "helm.sh/helm/v4/cmd/helm"),
     ),
     "dns": (Tool("coredns", "vllm-operator.local/tools/coredns"),),
+    # No part of a cluster: tests start it by themselves (tests/bucket.py).
+    "bucket": (Tool("versitygw", "github.com/versity/versitygw/cmd/versitygw"),),
 }
 """Part of a cluster → its programs; the control plane's own under the empty name."""
 ALL_TOOLS = tuple(tool for part in BY_PART.values() for tool in part)

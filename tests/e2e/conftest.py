@@ -53,7 +53,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     return report  # type: ignore[return-value]
 
 
-def _unavailable(reason: str) -> NoReturn:
+def unavailable(reason: str) -> NoReturn:
     if os.environ.get("CI", "").lower() == "true":
         pytest.fail(f"{reason}; on CI nothing is skipped", pytrace=False)
     pytest.skip(reason)
@@ -100,7 +100,7 @@ class World:
         try:
             return Audit(self.cluster.audit_log, self.operator.user)
         except ClusterError as error:
-            _unavailable(str(error))
+            unavailable(str(error))
 
     # namespaces and models
 
@@ -219,7 +219,7 @@ def world() -> Iterator[World]:
         image = cluster.build_image(progress=Progress())
     except ClusterError as error:
         if os.geteuid() != 0 or os.environ.get("VLLM_OPERATOR_CLUSTER", "local") != "local":
-            _unavailable(str(error))
+            unavailable(str(error))
         raise
     for namespace in cluster.kubectl("get", "ns", "-l", NAMESPACE_LABEL, "-o", "name").split():
         cluster.kubectl("delete", namespace, "--ignore-not-found", timeout=180)  # Left by a run that was killed.

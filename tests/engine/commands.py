@@ -10,12 +10,18 @@ from vllm_operator.sizing.plan import decide_plan
 HEAD = ["vllm", "serve", "Qwen/Qwen3-8B", "--host", "0.0.0.0", "--port", "8000", "--served-model-name", "qwen"]
 
 
-def command(spec: Mapping[str, Any], *, version: str | None = None, revision: str | None = None) -> list[str]:
+def command(
+    spec: Mapping[str, Any],
+    *,
+    model_path: str = "Qwen/Qwen3-8B",
+    version: str | None = None,
+    revision: str | None = None,
+) -> list[str]:
     """The whole vector for a spec, without a model's source, which belongs to another room."""
     model = VLLMModelSpec.model_validate({"model": "Qwen/Qwen3-8B", **spec})
     return build_command(
         model,
-        model_path="Qwen/Qwen3-8B",
+        model_path=model_path,
         served_model_names=["qwen"],
         plan=decide_plan(model),
         version=version,

@@ -53,6 +53,35 @@ def test_parallel_sizes(parallelism: dict[str, Any], expected: list[str]) -> Non
     assert command({"parallelism": parallelism})[len(HEAD) :] == expected
 
 
+@pytest.mark.parametrize("path", ["s3://bucket/model", "gs://bucket/model"])
+@pytest.mark.parametrize(
+    ("engine", "chosen"),
+    [
+        ({}, "runai_streamer"),
+        ({"loadFormat": "auto"}, "auto"),
+        ({"args": {"load_format": "runai_streamer_sharded"}}, "runai_streamer_sharded"),
+    ],
+)
+def test_a_bucket_is_streamed(path: str, engine: dict[str, Any], chosen: str) -> None:
+    found = command({"engine": engine}, model_path=path)
+    assert found[2] == path
+    assert found[len(HEAD) :] == ["--load-format", chosen]
+
+
+@pytest.mark.parametrize(
+    ("engine", "part"),
+    [
+        ({"loadFormat": "safetensors"}, 'spec.engine.loadFormat is "safetensors", but the model is s3://bucket/model'),
+        ({"args": {"load_format": "gguf"}}, 'spec.engine.args.load_format is "gguf"'),
+    ],
+)
+def test_what_cannot_stream_is_refused(engine: dict[str, Any], part: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        command({"engine": engine}, model_path="s3://bucket/model")
+    assert part in caught.value.message
+    assert command({"engine": engine}, model_path="/models/x")[len(HEAD) :] != []
+
+
 def test_revision() -> None:
     assert command({}, revision="main")[len(HEAD) :] == ["--revision", "main"]
     assert command({}, revision="-x")[len(HEAD) :] == ["--revision=-x"]

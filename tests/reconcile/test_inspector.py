@@ -1,5 +1,7 @@
 """Models in volumes: a Job says what they are, and goes."""
 
+from base64 import b64encode
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from vllm_operator.api.names import Key
 from vllm_operator.cluster import kinds
 from vllm_operator.cluster.base import Object
 from vllm_operator.cluster.memory import MemoryCluster
-from vllm_operator.hub.errors import InvalidModelError, ModelNotFoundError
+from vllm_operator.hub.errors import GatedModelError, InvalidModelError, ModelNotFoundError
 from vllm_operator.hub.wire import encode_error, encode_facts
 from vllm_operator.reconcile.inspector import JOB_NAME
 
@@ -144,3 +146,30 @@ async def test_a_deleted_model_takes_its_job_with_it() -> None:
         await the_job(cluster)
         cluster.remove(MODELS, KEY)
         await eventually(lambda: not cluster.objects(kinds.JOB), within=10)
+
+
+@virtual
+async def test_a_bucket_is_looked_at_again_with_other_keys() -> None:
+    cluster = make_cluster()
+    World(cluster)
+    cluster.put(kinds.NODE, H100)
+    reference = {"name": "AWS_SECRET_ACCESS_KEY", "valueFrom": {"secretKeyRef": {"name": "s3", "key": "key"}}}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3", "namespace": "default"}}
+    cluster.put(kinds.SECRET, {**secret, "data": {"key": b64encode(b"wrong").decode()}})
+    cluster.put(MODELS, make_model({"model": "s3://models/qwen", "engine": {"env": [reference]}}))
+    async with Operator(cluster) as operator:
+        job = await the_job(cluster)
+        (container,) = job["spec"]["template"]["spec"]["containers"]
+        assert container["env"] == [reference]
+        finish(cluster, job, encode_error(GatedModelError("s3://models/qwen: access denied")), condition="Failed")
+        await operator.until("Accepted", "False", Reason.MODEL_ACCESS_DENIED)
+        said = next(each for each in status(cluster)["conditions"] if each["type"] == "Accepted")
+        assert said["message"] == "s3://models/qwen: access denied"
+        assert not cluster.objects(kinds.JOB)
+        cluster.put(kinds.SECRET, {**secret, "data": {"key": b64encode(b"right").decode()}})
+        finish(cluster, await the_job(cluster), encode_facts(published("Qwen/Qwen3-8B")))
+        await operator.until("Ready", "True", within=60)
+        (deployment,) = cluster.objects(kinds.DEPLOYMENT)
+        command = deployment["spec"]["template"]["spec"]["containers"][0]["command"]
+        assert command[2] == "s3://models/qwen"
+        assert ("--load-format", "runai_streamer") in pairwise(command)

@@ -26,6 +26,8 @@ SOURCES: list[tuple[dict[str, Any], ModelSource]] = [
         {"model": "oci://ghcr.io/org/m:v1//models/llama/"},
         ModelSource("oci", "/models/image/models/llama", image="ghcr.io/org/m:v1"),
     ),
+    ({"model": "s3://bucket"}, ModelSource("bucket", "s3://bucket")),
+    ({"model": "gs://my.bucket_1/models/Qwen3-8B/"}, ModelSource("bucket", "gs://my.bucket_1/models/Qwen3-8B")),
     ({"model": "pvc://models//a/./b/"}, ModelSource("pvc", "/models/models/a/b", claim="models")),
 ]
 
@@ -38,8 +40,12 @@ def test_source(spec: dict[str, Any], source: ModelSource) -> None:
 @pytest.mark.parametrize(
     ("spec", "reason", "part"),
     [
-        ({"model": "s3://bucket/x"}, Reason.NOT_IMPLEMENTED, "spec.model is 's3://bucket/x'"),
-        ({"model": "gs://bucket/x"}, Reason.NOT_IMPLEMENTED, "gs://"),
+        ({"model": "s3://bucket/../x"}, Reason.INVALID_SPEC, "spec.model is 's3://bucket/../x'"),
+        ({"model": "s3://Bucket/x"}, Reason.INVALID_SPEC, "lower case"),
+        ({"model": "s3:///x"}, Reason.INVALID_SPEC, "s3://bucket/path"),
+        ({"model": "gs://b-/x"}, Reason.INVALID_SPEC, "gs://bucket/path"),
+        ({"model": "gs://bucket//x"}, Reason.INVALID_SPEC, "without .. or //"),
+        ({"model": "s3://bucket/x", "hub": {"revision": "y"}}, Reason.INVALID_SPEC, "spec.hub is only for"),
         ({"model": "oci://registry/../x:1"}, Reason.INVALID_SPEC, "oci://registry/name:tag"),
         ({"model": "oci://Registry/X:1"}, Reason.INVALID_SPEC, "in lower case"),
         ({"model": "oci://justaname"}, Reason.INVALID_SPEC, "oci://registry/name:tag"),

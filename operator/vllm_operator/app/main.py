@@ -10,6 +10,7 @@ from vllm_operator import __version__
 from vllm_operator.app import logs
 from vllm_operator.app.operator import Operator
 from vllm_operator.app.settings import Settings, SettingsError, add_arguments, read_settings
+from vllm_operator.hub.bucket import read_bucket
 from vllm_operator.hub.directory import read_directory
 from vllm_operator.hub.errors import HubError
 from vllm_operator.hub.wire import encode_error, encode_facts
@@ -28,16 +29,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_arguments(run)
     inspect = commands.add_parser(
         "inspect",
-        help="read what a model in a directory is (in a Job that the operator makes)",
+        help="read what a model in a directory or a bucket is (in a Job that the operator makes)",
         description="Read a model's config.json and the headers of its weights, and write what the operator needs to know of it.",
     )
-    inspect.add_argument("directory", type=Path, metavar="DIRECTORY")
+    inspect.add_argument("model", metavar="MODEL", help="a directory, s3://bucket/path or gs://bucket/path")
     inspect.add_argument(
         "--output", type=Path, default=Path("/dev/termination-log"), metavar="FILE", help="default: %(default)s"
     )
     parsed = parser.parse_args(arguments)
     if parsed.command == "inspect":
-        return _inspect(parsed.directory, parsed.output)
+        return _inspect(parsed.model, parsed.output)
     try:
         settings = read_settings(parsed)
     except SettingsError as error:
@@ -47,10 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return asyncio.run(_run(settings))
 
 
-def _inspect(directory: Path, output: Path) -> int:
+def _inspect(model: str, output: Path) -> int:
     """Write facts, or why there are none."""
     try:
-        facts = read_directory(directory)
+        facts = read_bucket(model) if "://" in model else read_directory(Path(model))
         text = encode_facts(facts)
     except HubError as error:
         print(f"vllm-operator: {error}", file=sys.stderr)

@@ -19,6 +19,7 @@ from huggingface_hub import get_token
 from pydantic import ValidationError
 
 from vllm_operator.api.types import VLLMModelSpec
+from vllm_operator.hub.bucket import read_bucket
 from vllm_operator.hub.directory import read_directory
 from vllm_operator.hub.errors import HubError, HubUnavailableError
 from vllm_operator.hub.facts import ModelFacts
@@ -55,7 +56,12 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="Hugging Face id, or a directory")
+    parser.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="Hugging Face id, directory, or s3://… or gs://…, opened with your own credentials (AWS_…, GOOGLE_…)",
+    )
     parser.add_argument("-f", "--filename", metavar="FILE", help="a VLLMModel in YAML or JSON; - for standard input")
     parser.add_argument(
         "--gpu",
@@ -273,6 +279,8 @@ def _facts(arguments: argparse.Namespace, spec: VLLMModelSpec | None) -> ModelFa
     if model.startswith(("/", "./", "../", "~")):
         return read_directory(Path(model).expanduser(), weights_bytes=weights)
     scheme, separator, rest = model.partition("://")
+    if separator and scheme in ("s3", "gs"):
+        return read_bucket(model)
     if separator and scheme != "hf":
         raise Usage(f"{model} can be read in its cluster only: give its config.json with --model-dir")
     repository, _, revision = (rest if separator else model).partition("@")

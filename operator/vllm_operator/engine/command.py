@@ -54,6 +54,9 @@ TYPED_OPTIONS = (
     ("compilation_config", "compilation-config"),
 )
 
+BUCKETS = ("s3://", "gs://")
+_STREAMING = ("runai_streamer", "runai_streamer_sharded", "modelexpress", "auto")
+"""Load formats that vLLM takes for a bucket (vllm/config/vllm.py)."""
 _TYPED_NAMES = frozenset(option for _, option in TYPED_OPTIONS)
 _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9._-]{0,127}")
 _NEGATIVE_INTEGER = re.compile(r"-\d+")
@@ -114,6 +117,8 @@ def build_command(
     args = _checked_args(engine.args or {}, typed)
     if plan.max_model_len is not None and "max-model-len" not in typed and "max-model-len" not in args:
         command += ["--max-model-len", str(plan.max_model_len)]
+    if model_path.startswith(BUCKETS):
+        command += _load_format(engine, args, model_path)
     if "shutdown-timeout" not in args and version is not None and parse_version(version) >= SHUTDOWN_TIMEOUT_SINCE:
         timeout = decide_termination(spec).shutdown_timeout
         if timeout > 0:
@@ -122,6 +127,20 @@ def build_command(
         written, value = args[name]
         command += _render(name, value, where=f"spec.engine.args.{written}")
     return command
+
+
+def _load_format(engine: Engine, args: dict[str, tuple[str, Any]], model_path: str) -> list[str]:
+    """What streams the weights out of a bucket, unless the user has chosen. Raises Refusal for what cannot."""
+    written, given = args.get("load-format", ("load-format", None))
+    field = "spec.engine.loadFormat" if engine.load_format is not None else f"spec.engine.args.{written}"
+    given = engine.load_format or given
+    if given is None:
+        return ["--load-format", _STREAMING[0]]
+    if given not in _STREAMING:
+        raise _refusal(
+            f"{field} is {_show(given)}, but the model is {model_path}: for a bucket vLLM takes {', '.join(_STREAMING)}; or leave it out"
+        )
+    return []
 
 
 def _checked_args(given: dict[str, Any], typed: dict[str, str]) -> dict[str, tuple[str, Any]]:

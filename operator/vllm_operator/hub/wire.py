@@ -7,7 +7,13 @@ import zlib
 
 from pydantic import TypeAdapter, ValidationError
 
-from vllm_operator.hub.errors import HubError, HubUnavailableError, InvalidModelError, ModelNotFoundError
+from vllm_operator.hub.errors import (
+    GatedModelError,
+    HubError,
+    HubUnavailableError,
+    InvalidModelError,
+    ModelNotFoundError,
+)
 from vllm_operator.hub.facts import ModelFacts
 
 VERSION = "1"
@@ -18,7 +24,7 @@ _LARGEST = 1024 * 1024
 _MOST_LAYERS = 2048
 _ADAPTER = TypeAdapter(ModelFacts)
 _ERRORS: dict[str, type[HubError]] = {
-    kind.__name__: kind for kind in (ModelNotFoundError, InvalidModelError, HubUnavailableError)
+    kind.__name__: kind for kind in (GatedModelError, ModelNotFoundError, InvalidModelError, HubUnavailableError)
 }
 
 

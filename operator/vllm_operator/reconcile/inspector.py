@@ -1,4 +1,4 @@
-"""Facts of models in volumes (claims and images): a Job in the model's namespace reads them and says them in its termination message."""
+"""Facts of models in volumes (claims and images) and buckets: a Job in the model's namespace reads them; its last words tell them."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from vllm_operator.api.names import Key
+from vllm_operator.api.names import Key, content_hash
 from vllm_operator.api.types import VLLMModelSpec
 from vllm_operator.cluster import kinds
 from vllm_operator.cluster.base import Cluster, Object, key_of
@@ -14,7 +14,7 @@ from vllm_operator.hub.errors import HubError, HubUnavailableError
 from vllm_operator.hub.facts import ModelFacts
 from vllm_operator.hub.library import KEPT, MOST_KEPT, REFUSED_KEPT
 from vllm_operator.hub.wire import decode
-from vllm_operator.workload.inspect import build_inspect_job, inspect_job_name
+from vllm_operator.workload.inspect import build_inspect_job
 from vllm_operator.workload.source import ModelSource
 
 log = logging.getLogger(__name__)
@@ -48,19 +48,25 @@ class Inspector:
         self._clock = clock
         self._known: dict[tuple[str, str, str], _Known] = {}
 
-    async def look_up(self, key: Key, uid: str, spec: VLLMModelSpec, source: ModelSource) -> ModelFacts | Pending:
-        """Facts of the model in a volume, or why they are still to come. Raises HubError and ApiError."""
-        where = (key.namespace, source.claim or source.image or "", source.path)
+    async def look_up(
+        self, key: Key, uid: str, spec: VLLMModelSpec, source: ModelSource, digests: Mapping[str, str]
+    ) -> ModelFacts | Pending:
+        """Facts of the model, or why they are still to come. Raises HubError and ApiError.
+
+        `digests`: of the Secrets and ConfigMaps that the spec names; other keys may open what these did not.
+        """
+        keys = content_hash(dict(digests)) if source.kind == "bucket" else ""
+        where = (key.namespace, source.claim or source.image or keys, source.path)
         known = self._known.get(where)
         if known is not None and self._clock() < known.until:
             if isinstance(known.answer, HubError):
                 raise known.answer
             return known.answer
-        name = inspect_job_name(key, uid, source, image=self._image)
+        wanted = build_inspect_job(key, uid, spec, source, image=self._image)
+        name = wanted["metadata"]["name"]
         job = await self._cluster.get(kinds.JOB, Key(key.namespace, name))
         if job is None:
-            job = build_inspect_job(key, uid, spec, source, image=self._image)
-            await self._cluster.apply(kinds.JOB, job)
+            await self._cluster.apply(kinds.JOB, wanted)
             log.info("%s: made Job %s to read what the model is", key, name)
             return Pending(f"Job {name} reads what {spec.model} is")
         pods = await self._cluster.list(kinds.POD, namespace=key.namespace, labels={JOB_NAME: name})
@@ -68,7 +74,7 @@ class Inspector:
         if answer is None:
             trouble = _trouble(pods)
             return Pending(f"Job {name} reads what {spec.model} is{trouble}", stuck=bool(trouble))
-        if isinstance(answer, HubUnavailableError):
+        if isinstance(answer, HubUnavailableError) and not str(answer).startswith(source.path):
             answer = HubUnavailableError(f"{spec.model}: {answer}")
         while len(self._known) >= MOST_KEPT:
             del self._known[next(iter(self._known))]

@@ -96,8 +96,8 @@ class Sizer:
             match source.kind:
                 case "hub":
                     return await self._of_hub(key, spec, source, references)
-                case "pvc" | "oci":
-                    return await self._of_volume(key, uid, spec, source)
+                case "pvc" | "oci" | "bucket":
+                    return await self._by_job(key, uid, spec, source, references)
                 case _:
                     return Known(
                         unread="the model is a path in the container, which the operator cannot read; give modelFacts"
@@ -130,12 +130,14 @@ class Sizer:
             raise Refusal(Reason.READING_MODEL, f"reading what {source.path} is")
         return Known(facts=read.facts, commit=read.commit)
 
-    async def _of_volume(self, key: Key, uid: str, spec: VLLMModelSpec, source: ModelSource) -> Known:
+    async def _by_job(
+        self, key: Key, uid: str, spec: VLLMModelSpec, source: ModelSource, references: LoadedReferences
+    ) -> Known:
         if self._inspector is None:
             return Known(
-                unread="the model is in a volume, and the operator does not know its own image to read it with; give modelFacts"
+                unread=f"{spec.model} is read by a Job, and the operator does not know its own image to make one with; give modelFacts"
             )
-        found = await self._inspector.look_up(key, uid, spec, source)
+        found = await self._inspector.look_up(key, uid, spec, source, references.digests)
         if isinstance(found, Pending) and found.stuck:
             return Known(unread=found.why, may_come=True)
         if isinstance(found, Pending):

@@ -25,6 +25,7 @@ _CONTAINER: Shape = {
     ],
     "envFrom": [{"secretRef": {"name": str}, "configMapRef": {"name": str}}],
     "ports": [{"name": str}],
+    "volumeMounts": [{"name": str}],
     "resources": _RESOURCES,
 }
 POD_SPEC: Shape = {

@@ -13,6 +13,8 @@ from vllm_operator.api.types import Hub, VLLMModelSpec
 
 _IMAGE = re.compile(r"[a-z0-9][-a-z0-9.]*(:\d+)?(/[a-z0-9][-a-z0-9._]*)+(:\w[-\w.]{0,127})?(@sha256:[0-9a-f]{64})?")
 
+_BUCKET = re.compile(r"[a-z0-9][-._a-z0-9]{1,220}[a-z0-9](/[-A-Za-z0-9._]+)*")
+
 MODELS_DIRECTORY = "/models"
 IMAGE_DIRECTORY = "image"
 """Where the image of an oci:// model is mounted, below the models."""
@@ -23,9 +25,9 @@ VOLUME = "model"
 class ModelSource:
     """Where a model comes from, as vLLM sees it."""
 
-    kind: Literal["hub", "path", "pvc", "oci"]
+    kind: Literal["hub", "path", "pvc", "oci", "bucket"]
     path: str
-    """What vLLM is given: a hub id, or an absolute path in the container."""
+    """What vLLM is given: a hub id, an absolute path in the container, or the URL of a bucket."""
     revision: str | None = None
     """Branch, tag or commit of a hub repository."""
     claim: str | None = None
@@ -49,15 +51,10 @@ class ModelSource:
 
 
 def resolve_source(spec: VLLMModelSpec) -> ModelSource:
-    """Where spec.model is. Raises Refusal for what is no model, and for stores that are not implemented."""
+    """Where spec.model is. Raises Refusal for what is no model."""
     hub = spec.hub or Hub()
     scheme, separator, rest = spec.model.partition("://")
-    if separator and scheme in ("s3", "gs"):
-        raise Refusal(
-            Reason.NOT_IMPLEMENTED,
-            f"spec.model is {spec.model!r}: models from {scheme}:// are not implemented yet; use a Hugging Face id, pvc:// or oci://",
-        )
-    if spec.model.startswith("/") or (separator and scheme in ("pvc", "oci")):
+    if spec.model.startswith("/") or (separator and scheme in ("pvc", "oci", "s3", "gs")):
         if spec.hub is not None:
             raise Refusal(
                 Reason.INVALID_SPEC,
@@ -67,11 +64,14 @@ def resolve_source(spec: VLLMModelSpec) -> ModelSource:
             return _claim(spec.model, rest)
         if separator and scheme == "oci":
             return _image(spec.model, rest)
+        if separator:
+            return _bucket(spec.model, scheme, rest)
         return ModelSource("path", spec.model)
     if separator and scheme != "hf":
         raise Refusal(
             Reason.INVALID_SPEC,
-            f"spec.model is {spec.model!r}, and {scheme}:// is no known scheme: use a Hugging Face id, hf://, pvc:// or a path",
+            f"spec.model is {spec.model!r}, and {scheme}:// is no known scheme: use a Hugging Face id, hf://, pvc://, s3://, gs://, "
+            "oci:// or a path",
         )
     repository, at, revision = (rest if separator else spec.model).partition("@")
     if at and hub.revision is not None:
@@ -112,3 +112,14 @@ def _image(model: str, rest: str) -> ModelSource:
             "model is at the image's root",
         )
     return ModelSource("oci", "/".join([f"{MODELS_DIRECTORY}/{IMAGE_DIRECTORY}", *parts]), image=image)
+
+
+def _bucket(model: str, scheme: str, rest: str) -> ModelSource:
+    """A model in a bucket: `s3://bucket/path` or `gs://bucket/path`. vLLM streams it."""
+    place = rest.rstrip("/")
+    if _BUCKET.fullmatch(place) is None or {".", ".."} & set(place.split("/")):
+        raise Refusal(
+            Reason.INVALID_SPEC,
+            f"spec.model is {model!r}: write {scheme}://bucket/path, with the bucket in lower case and without .. or //",
+        )
+    return ModelSource("bucket", f"{scheme}://{place}")
