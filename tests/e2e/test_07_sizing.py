@@ -29,8 +29,8 @@ def test_vllms_own_figures_are_shown(world: World, served: Served) -> None:
     seen = eventually("vLLM's own figures", figures, seconds=60)
     # 2 layers × (keys + values) × 2 heads × 16 elements × 2 bytes would be 256 bytes a token; whatever it is, 1 GiB holds many.
     assert seen["kvCacheTokens"] > 100_000
-    # Out of its log; a CPU's worker writes nothing of memory.
-    assert seen["loadSeconds"] >= 1
+    # Out of its log; a CPU's worker writes nothing of memory, and so small a model is loaded within a second.
+    assert seen["loadSeconds"] in range(60)
 
 
 def test_the_estimate_on_cpus_is_what_vllm_has(world: World, namespace: str, measured: Measured) -> None:
