@@ -30,6 +30,7 @@ from tests.sizing.published import GPUS, configs, published
 from vllm_operator import __version__
 from vllm_operator.api.names import LABEL_MANAGED_BY, MANAGED_BY
 from vllm_operator.cluster import kinds
+from vllm_operator.sizing.memory import LATEST, EngineOptions
 from vllm_operator.sizing.planner import Planner, Wanted
 
 from .watch import Watch
@@ -293,7 +294,7 @@ def steps(bench: Bench, *, quick: bool, many: int, rest: float) -> Iterable[tupl
 def plans() -> None:
     """Plans per second on one core: every published model, each with 11 pools to choose from and several wishes."""
     wishes = [
-        Wanted(max_model_len=length, concurrency=concurrency)
+        Wanted(max_model_len=length, concurrency=concurrency, options=EngineOptions(version=LATEST))
         for length in (None, 4096, 8192)
         for concurrency in (1, 4, 16)
     ]

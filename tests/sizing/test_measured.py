@@ -8,7 +8,7 @@ import pytest
 from tests.sizing.published import DATA, configs
 from vllm_operator.hub.config import read_config
 from vllm_operator.sizing.kv_cache import build_layout
-from vllm_operator.sizing.memory import EngineOptions, gib
+from vllm_operator.sizing.memory import GIB, Device, EngineOptions, ModelMemory, captured_sizes, gib
 from vllm_operator.sizing.planner import Sizing, Wanted, nominal_pool, plan_sizing
 
 # vLLM 0.11.0 on an H100 of 80 GB with 79.18 GiB visible; from llm-d-planner's docs/empirical-vllm-memory-results.md
@@ -108,6 +108,87 @@ def test_sparse_attention_has_its_own_fp8_layout() -> None:
     facts = read_config({**config, "index_topk": 2048, "index_head_dim": 128})
     assert build_layout(facts, tensor_parallel_size=8).bytes_per_token == 61 * (1152 + 132)
     assert build_layout(facts, tensor_parallel_size=8, element_bytes=1).bytes_per_token == 61 * (656 + 132)
+
+
+# (model, GPU, its GiB, options, tensor, context, GiB of KV cache) of public logs; each by other people, on other machines
+LOGS = [
+    (
+        "Qwen/Qwen3-235B-A22B-FP8",  # vllm issue 21348
+        Device(int(79.18 * GIB), "H100", (9, 0)),
+        EngineOptions(version=(0, 9, 2), gpu_memory_utilization=0.9),
+        4,
+        40960,
+        8.11,
+    ),
+    (
+        "Qwen/Qwen2.5-7B-Instruct",
+        Device(int(23.53 * GIB), "RTX 4090", (8, 9)),
+        EngineOptions(version=(0, 24, 0), gpu_memory_utilization=0.85),
+        1,
+        2048,
+        4.45,
+    ),
+    (
+        "Qwen/Qwen2.5-0.5B-Instruct",
+        Device(int(23.53 * GIB), "RTX 4090", (8, 9)),
+        EngineOptions(version=(0, 24, 0), gpu_memory_utilization=0.85),
+        1,
+        2048,
+        18.08,
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("model", "gpu", "options", "tensor", "context", "measured"), LOGS, ids=[row[0] for row in LOGS]
+)
+def test_other_logs(
+    model: str, gpu: Device, options: EngineOptions, tensor: int, context: int, measured: float
+) -> None:
+    memory = ModelMemory(read_config(configs()[model]))
+    ours = gib(memory.memory(gpu, options, tensor_parallel_size=tensor, max_model_len=context).kv_cache)
+    assert ours == pytest.approx(measured, abs=0.4)
+
+
+def test_nccl_counts_until_it_starts_first() -> None:
+    model = ModelMemory(read_config(configs()["Qwen/Qwen3-8B"]))
+
+    def others(version: tuple[int, int, int], gpu: Device, tensor: int) -> float:
+        return gib(
+            model.memory(gpu, EngineOptions(version=version), tensor_parallel_size=tensor, max_model_len=4096).non_torch
+        )
+
+    large, small = Device(80 * GIB, "H100", (9, 0)), Device(24 * GIB, "RTX 4090", (8, 9))
+    assert [others((0, 10, 2), large, tensor) for tensor in (1, 2, 8)] == [0.15, 2.15, 2.15]
+    assert [others((0, 11, 0), large, tensor) for tensor in (1, 2, 8)] == [0.15, 1.25, 1.25]
+    assert [others((0, 10, 2), small, tensor) for tensor in (1, 2)] == [0.15, 0.45]
+    assert [others((0, 11, 0), small, tensor) for tensor in (1, 2)] == [0.15, 0.45]
+
+
+@pytest.mark.parametrize(("largest", "sizes"), [(1, 1), (2, 2), (4, 3), (8, 4), (256, 35), (512, 51), (1024, 83)])
+def test_captured_sizes(largest: int, sizes: int) -> None:
+    """51 and 35 stand in vLLM's logs, for 512 and 256."""
+    assert captured_sizes(largest) == sizes
+
+
+@pytest.mark.parametrize(
+    ("utilization", "tensor", "version", "warned"),
+    [
+        (0.9, 2, (0, 32, 0), False),
+        (0.97, 1, (0, 32, 0), False),
+        (0.995, 1, (0, 32, 0), True),
+        (0.98, 2, (0, 32, 0), True),
+        (0.98, 2, (0, 10, 2), False),
+    ],
+)
+def test_what_is_taken_beforehand_is_said(
+    utilization: float, tensor: int, version: tuple[int, int, int], warned: bool
+) -> None:
+    wanted = Wanted(tensor=tensor, options=EngineOptions(version=version, gpu_memory_utilization=utilization))
+    sizing = plan_sizing(
+        read_config(configs()["Qwen/Qwen3-8B"]), wanted, [nominal_pool("H100", memory_gib=79.18, gpus_per_node=8)]
+    )
+    assert any("may refuse to start" in reason for reason in sizing.reasons) == warned
 
 
 def documented() -> list[str]:

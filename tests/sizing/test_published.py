@@ -6,6 +6,7 @@ A difference is a change of what users get: look at it, then `python -m tests.si
 from pathlib import Path
 
 from tests.sizing.published import DATA, GPUS, configs, published
+from vllm_operator.sizing.memory import LATEST, EngineOptions
 from vllm_operator.sizing.planner import Planner, Sizing, Wanted
 
 GOLDEN: Path = DATA / "plans.txt"
@@ -30,12 +31,13 @@ def table() -> str:
         "Written by tests/sizing/test_published.py.",
         "",
     ]
+    wanted = Wanted(options=EngineOptions(version=LATEST))
     rows = [["model", "GiB", "context", *(pool.name for pool in GPUS)]]
     for name in configs():
         facts = published(name)
         planner = Planner(facts)
         row = [name.partition("/")[2], f"{facts.weights.total / 1024**3:.1f}", str(facts.default_max_model_len)]
-        rows.append(row + [cell(planner.plan(Wanted(), [pool])) for pool in GPUS])
+        rows.append(row + [cell(planner.plan(wanted, [pool])) for pool in GPUS])
     # fixed widths, so that one changed plan is one changed line
     widths = [40, 7, 9, *(16 for _ in GPUS)]
     lines += ["".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]

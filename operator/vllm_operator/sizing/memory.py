@@ -5,7 +5,7 @@ All figures are bytes of one rank. vLLM's own bookkeeping is followed (gpu_worke
     gpu_memory_utilization × memory - weights - activation - non-torch [- CUDA graphs, from 0.21 on]
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 
 from vllm_operator.hub.facts import LayerWeights, ModelFacts
@@ -13,24 +13,62 @@ from vllm_operator.sizing.kv_cache import Classes, KvLayout, build_layout, cache
 
 GIB = 1024**3
 Version = tuple[int, int, int]
+OLDEST: Version = (0, 11, 0)
 LATEST: Version = (0, 32, 0)
 
-SAMPLER_FACTOR = 9.5
-"""Float32 logits that the sampler's warm-up holds at its peak, for max_num_seqs rows of the whole vocabulary.
+SORTING_SAMPLER = 9.5
+"""Float32 logits that the sampler's warm-up holds at its peak before 0.17, for max_num_seqs rows of the whole vocabulary.
 
 Gathered logits (half), their float32 copy, sorted values, int64 indices (two), masked copy, probabilities, their sum, and the
 sort's own workspace; measured 9.46 to 9.51 (vLLM 0.11, three models of 128 to 201 thousand words). Every tensor-parallel rank
 samples over the whole vocabulary, so nothing here is divided.
 """
 
-CUDA_GRAPH_BYTES = int(0.3 * GIB)
-"""CUDA graphs of the default capture sizes. Measured -0.9 to +0.4 GiB (within what the driver's own bookkeeping moves)."""
+SAMPLER = 3.5
+"""The same from 0.17 on: gathered logits (half), their float32 copy, probabilities, and the noise that they are divided by. Top-k
+and top-p no longer sort (v1/sample/ops/topk_topp_triton.py); their kernel has a row of its own for each of SAMPLER_PROGRAMS."""
+
+SAMPLER_PROGRAMS = 132
+"""Streaming multiprocessors of an H100; other GPUs have 40 to 160."""
+
+SORTS_UNTIL: Version = (0, 17, 0)
+
+GRAPH_BYTES = int(0.22 * 1024**2)
+"""Of one layer in one CUDA graph. Seen: 0.14 to 0.23 MiB (Qwen2.5-7B, Qwen3-8B, a model of 70 thousand million weights)."""
+
+GRAPH_BYTES_EXPERTS = int(0.5 * 1024**2)
+"""As above, of layers with experts, which launch more kernels. Seen: 0.14 to 0.8 MiB."""
+
+LARGEST_GRAPH, LARGEST_GRAPH_BLACKWELL = 512, 1024
+"""Largest batch that vLLM captures by itself (VllmConfig._set_cudagraph_sizes); the second on B200 and B300."""
 
 NON_TORCH_BYTES = int(0.15 * GIB)
 """CUDA context beyond the baseline, cuBLAS and attention workspaces outside torch: measured 0.13 to 0.14 GiB."""
 
-COLLECTIVE_BYTES = int(0.5 * GIB)
-"""NCCL's channels and vLLM's own all-reduce buffers, as soon as there is more than one rank. An assumption."""
+COLLECTIVE_BYTES = int(1.1 * GIB)
+"""What collectives take outside torch while the model runs, as soon as there is more than one rank, between GPUs with NVLink. Seen,
+with the above: 0.95 (four B200) to 1.38 GiB (two H200)."""
+
+COLLECTIVE_BYTES_PCIE = int(0.3 * GIB)
+"""The same over PCIe. Seen, with the above: 0.20 to 0.33 GiB (RTX 3090, 4090, 5090)."""
+
+NCCL_BYTES = int(0.9 * GIB)
+"""What NCCL takes when it starts, between GPUs with NVLink. Seen, with all of the above, before 0.11: 1.95 (two H100), 2.10 (eight
+A100) and 2.4 GiB (four H100)."""
+
+NCCL_FIRST: Version = (0, 11, 0)
+"""From here on NCCL starts before vLLM looks at the free memory (vllm pull request 25359): what it takes then is not taken out of
+the budget any more, but out of what gpu_memory_utilization leaves."""
+
+PCIE_UNTIL, NVLINK_FROM = 24 * GIB, 38 * GIB
+"""GPUs of this memory are taken for such with PCIe only, and with NVLink. In between in proportion: a step would make a GPU with
+more memory the worse one."""
+
+CONTEXT_BYTES = int(0.5 * GIB)
+"""CUDA's own of each GPU, before vLLM looks at the free memory."""
+
+BEFOREHAND_BYTES = int(2.3 * GIB)
+"""The same with NCCL's, between GPUs with NVLink, from 0.11 on. Seen: 0.6 (two H200) to 3.3 GiB (four RTX PRO 6000)."""
 
 NETWORK_BYTES = int(0.3 * GIB)
 """NCCL's buffers towards other nodes. An assumption."""
@@ -58,7 +96,8 @@ def default_utilization(version: Version) -> float:
 class EngineOptions:
     """What the user set of vLLM's options; None: vLLM's own default."""
 
-    version: Version = LATEST
+    version: Version | None = None
+    """None: not known. What is promised then holds for OLDEST and for LATEST, and so for those between."""
     gpu_memory_utilization: float | None = None
     kv_cache_dtype: str = "auto"
     max_num_seqs: int | None = None
@@ -74,7 +113,12 @@ class EngineOptions:
     @property
     def utilization(self) -> float:
         """The share of memory that vLLM takes."""
-        return default_utilization(self.version) if self.gpu_memory_utilization is None else self.gpu_memory_utilization
+        return default_utilization(self.newest) if self.gpu_memory_utilization is None else self.gpu_memory_utilization
+
+    @property
+    def newest(self) -> Version:
+        """The version, or the latest where it is not known."""
+        return self.version or LATEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +143,8 @@ class Memory:
     cuda_graph: int
     cuda_graph_counts: bool
     """Whether this vLLM version takes CUDA graphs out of the budget."""
+    beforehand: int = CONTEXT_BYTES
+    """What is taken, not out of the budget, before vLLM starts only if the whole budget is free."""
 
     @property
     def kv_cache(self) -> int:
@@ -110,6 +156,11 @@ class Memory:
             - self.non_torch
             - (self.cuda_graph if self.cuda_graph_counts else 0)
         )
+
+
+def captured_sizes(largest: int) -> int:
+    """Number of batch sizes that are captured up to this one: 1, 2, 4, every 8th to 256, every 16th from there."""
+    return sum(size <= largest for size in (1, 2, 4)) + min(largest, 255) // 8 + max(0, (largest - 256) // 16 + 1)
 
 
 def batch_defaults(device: Device, options: EngineOptions) -> tuple[int, int]:
@@ -170,12 +221,36 @@ class ModelMemory:
         max_model_len: int,
     ) -> Memory:
         """Memory of the fullest rank."""
+        if options.version is None:
+            either = (
+                replace(options, version=version, gpu_memory_utilization=options.utilization)
+                for version in (OLDEST, LATEST)
+            )
+            return min(
+                (
+                    self.memory(
+                        device,
+                        each,
+                        tensor_parallel_size=tensor_parallel_size,
+                        pipeline_parallel_size=pipeline_parallel_size,
+                        nodes=nodes,
+                        max_model_len=max_model_len,
+                    )
+                    for each in either
+                ),
+                key=lambda memory: memory.kv_cache,
+            )
         sequences, tokens = batch_defaults(device, options)
         tokens = min(tokens, sequences * max_model_len)
         sequences = min(sequences, tokens)
         element = self.element(device, options)
         ranks = tensor_parallel_size * pipeline_parallel_size
-        non_torch = NON_TORCH_BYTES + (COLLECTIVE_BYTES if ranks > 1 else 0) + (NETWORK_BYTES if nodes > 1 else 0)
+        linked = min(1.0, max(0.0, (device.memory - PCIE_UNTIL) / (NVLINK_FROM - PCIE_UNTIL))) if ranks > 1 else 0.0
+        non_torch = NON_TORCH_BYTES + (NETWORK_BYTES if nodes > 1 else 0)
+        if ranks > 1:
+            non_torch += COLLECTIVE_BYTES_PCIE + int(linked * (COLLECTIVE_BYTES - COLLECTIVE_BYTES_PCIE))
+        if options.version < NCCL_FIRST:
+            non_torch += int(linked * NCCL_BYTES)
         return Memory(
             budget=int(device.memory * options.utilization),
             weights=max(
@@ -184,10 +259,16 @@ class ModelMemory:
                 - options.cpu_offload_bytes,
             ),
             activation=self.activation(
-                tensor_parallel_size, sequences=sequences, tokens=tokens, max_model_len=max_model_len, element=element
+                tensor_parallel_size,
+                sequences=sequences,
+                tokens=tokens,
+                max_model_len=max_model_len,
+                element=element,
+                version=options.version,
             ),
             non_torch=non_torch,
-            cuda_graph=0 if options.enforce_eager else CUDA_GRAPH_BYTES,
+            beforehand=BEFOREHAND_BYTES if linked == 1 and options.version >= NCCL_FIRST else CONTEXT_BYTES,
+            cuda_graph=0 if options.enforce_eager else self.cuda_graphs(device, sequences, pipeline_parallel_size),
             cuda_graph_counts=options.version >= (0, 21, 0),
         )
 
@@ -285,13 +366,27 @@ class ModelMemory:
             after.experts - before.experts,
         )
 
-    def activation(self, tp: int, *, sequences: int, tokens: int, max_model_len: int, element: int) -> int:
+    def cuda_graphs(self, device: Device, sequences: int, pp: int) -> int:
+        """CUDA graphs of mixed batches and of decoding, one for each captured size."""
+        blackwell = device.capability is not None and device.capability[0] == 10
+        largest = min(2 * sequences, LARGEST_GRAPH_BLACKWELL if blackwell else LARGEST_GRAPH)
+        graphs = captured_sizes(largest) + captured_sizes(min(sequences, largest))
+        return ceil(self.facts.num_layers / pp) * graphs * (GRAPH_BYTES_EXPERTS if self.facts.experts else GRAPH_BYTES)
+
+    def activation(
+        self, tp: int, *, sequences: int, tokens: int, max_model_len: int, element: int, version: Version = LATEST
+    ) -> int:
         """Peak of the profile run: the sampler's over max_num_seqs rows, or a layer's over max_num_batched_tokens."""
         facts = self.facts
         hidden = 2 * tokens * facts.hidden_size * element
         sampler = 0
         if facts.task in ("generate", "transcribe"):
-            sampler = int(SAMPLER_FACTOR * sequences * facts.vocab_size * 4)
+            rows = (
+                SORTING_SAMPLER * sequences
+                if version < SORTS_UNTIL
+                else SAMPLER * sequences + min(sequences, SAMPLER_PROGRAMS)
+            )
+            sampler = int(rows * facts.vocab_size * 4)
         feed = 3 * facts.intermediate_size // tp
         if facts.experts:
             routed = facts.experts_per_token * (

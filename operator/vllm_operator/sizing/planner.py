@@ -14,6 +14,8 @@ from vllm_operator.sizing.kv_cache import KvLayout
 from vllm_operator.sizing.legality import why_illegal, why_unsupported
 from vllm_operator.sizing.memory import (
     GIB,
+    LATEST,
+    OLDEST,
     Device,
     EngineOptions,
     Memory,
@@ -210,7 +212,7 @@ class Planner:
         return f"{why}; tensor sizes that vLLM takes for {facts.architecture}: {legal or 'none'}"
 
     def _illegal(self, tensor: int, pipeline: int, wanted: Wanted) -> str | None:
-        key = (tensor, pipeline, wanted.options.expert_parallel, wanted.options.version)
+        key = (tensor, pipeline, wanted.options.expert_parallel, wanted.options.newest)
         if key not in self._legal:
             self._legal[key] = why_illegal(
                 self.facts, tensor, pipeline_parallel_size=pipeline, expert_parallel=key[2], version=key[3]
@@ -414,6 +416,15 @@ class Planner:
             reasons.append(f"{plan.concurrency:.1f} sequences of that length at once")
         if plan.tight:
             reasons.append("tight: less than 2 % of the GPU is left over, so it may fail on a GPU that others use too")
+        if wanted.options.version is None:
+            oldest, latest = (".".join(map(str, version[:2])) for version in (OLDEST, LATEST))
+            reasons.append(f"which vLLM runs is not said: this holds from {oldest} to {latest}")
+        rest = plan.pool.device.memory - memory.budget
+        if rest < memory.beforehand:
+            reasons.append(
+                f"gpuMemoryUtilization {wanted.options.utilization:g} leaves {gib(rest)} GiB of each GPU, of which CUDA"
+                f"{' and NCCL take' if plan.gpus > 1 else ' takes'} some {gib(memory.beforehand)} first: vLLM may refuse to start; lower it"
+            )
         if (
             wanted.options.quantization is None
             and facts.dtype == "bfloat16"

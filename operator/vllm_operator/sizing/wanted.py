@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any, TypeVar
 
 from vllm_operator.api.types import Accelerator, Engine, Parallelism, Scheduling, VLLMModelSpec
-from vllm_operator.sizing.memory import GIB, LATEST, EngineOptions, Version
+from vllm_operator.sizing.memory import GIB, EngineOptions, Version
 from vllm_operator.sizing.planner import Wanted
 from vllm_operator.sizing.pools import Toleration
 
@@ -47,7 +47,7 @@ def wanted_from_spec(spec: VLLMModelSpec, *, version: Version | None = None) -> 
         min_memory=None if accelerator.min_memory is None else read_bytes(str(accelerator.min_memory)),
         resource_name=accelerator.resource_name,
         options=EngineOptions(
-            version=_given(engine.version, None, read_version) or version or LATEST,
+            version=_given(engine.version, None, read_version) or version,
             gpu_memory_utilization=_given(engine.gpu_memory_utilization, args.get("gpu-memory-utilization"), float),
             kv_cache_dtype=_given(engine.kv_cache_dtype, args.get("kv-cache-dtype"), str) or "auto",
             max_num_seqs=_given(engine.max_num_seqs, args.get("max-num-seqs"), int),
