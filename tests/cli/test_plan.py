@@ -1,6 +1,9 @@
 """`kubectl-vllm plan`, as a user calls it."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -192,3 +195,13 @@ def test_a_file_for_gpus_with_facts_by_hand(capsys: pytest.CaptureFixture[str], 
     file.write_text(yaml.safe_dump({"kind": "VLLMModel", "spec": spec}))
     code, answer = plan(capsys, "-f", str(file), "--gpu", "H100:79.18:8")
     assert (code, answer["gpu"]) == (0, "H100")
+
+
+def test_a_reader_that_has_enough_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(configs()["Qwen/Qwen3-32B"]))
+    command = [sys.executable, "-m", "vllm_operator.cli.main", "plan", "--model-dir", str(tmp_path), "--gpu", "L4:22:8"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (141, "")

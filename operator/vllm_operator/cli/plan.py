@@ -454,7 +454,7 @@ def as_table(facts: ModelFacts, sizing: Sizing) -> str:
                 "any" if math.isinf(plan.concurrency) else f"{plan.concurrency:.1f}",
                 f"{gib(plan.memory.weights)}",
                 f"{gib(plan.memory.activation)}",
-                f"{gib(plan.memory.non_torch + plan.memory.cuda_graph)}",
+                f"{gib(plan.memory.other)}",
                 f"{gib(plan.memory.kv_cache)}",
             )
             for index, plan in enumerate(plans)

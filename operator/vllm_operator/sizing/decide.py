@@ -253,7 +253,7 @@ def _gpu_status(
         memory={
             "weights": quantity(memory.weights),
             "activation": quantity(memory.activation),
-            "other": quantity(memory.non_torch + memory.cuda_graph),
+            "other": quantity(memory.other),
             "kvCache": quantity(memory.kv_cache),
             "total": quantity(memory.budget),
         },

@@ -147,15 +147,19 @@ class Memory:
     """What is taken, not out of the budget, before vLLM starts only if the whole budget is free."""
 
     @property
+    def counted_graphs(self) -> int:
+        """What CUDA graphs take out of the budget."""
+        return self.cuda_graph if self.cuda_graph_counts else 0
+
+    @property
+    def other(self) -> int:
+        """What neither weights nor activation nor the KV cache take out of the budget."""
+        return self.non_torch + self.counted_graphs
+
+    @property
     def kv_cache(self) -> int:
         """What is left for the KV cache; negative when the rest does not fit."""
-        return (
-            self.budget
-            - self.weights
-            - self.activation
-            - self.non_torch
-            - (self.cuda_graph if self.cuda_graph_counts else 0)
-        )
+        return self.budget - self.weights - self.activation - self.other
 
 
 def captured_sizes(largest: int) -> int:

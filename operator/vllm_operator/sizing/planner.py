@@ -399,7 +399,7 @@ class Planner:
         fixed = " as asked for" if wanted.tensor or wanted.gpus else ", the fewest GPUs that serve it"
         reasons = [f"{where}: {sizes}{fixed if plan.gpus > 1 or wanted.tensor else ''}"]
         reasons.append(
-            f"weights {gib(memory.weights)} + activation {gib(memory.activation)} + other {gib(memory.non_torch + memory.cuda_graph)} "
+            f"weights {gib(memory.weights)} + activation {gib(memory.activation)} + other {gib(memory.other)} "
             f"of {gib(memory.budget)} GiB that vLLM takes of each GPU leave {gib(memory.kv_cache)} GiB for the KV cache"
         )
         target = wanted.max_model_len or facts.default_max_model_len
@@ -528,7 +528,7 @@ def describe_memory(memory: Memory, layout: KvLayout) -> dict[str, float | int]:
         "weights_gib": gib(memory.weights),
         "activation_gib": gib(memory.activation),
         "non_torch_gib": gib(memory.non_torch),
-        "cuda_graph_gib": gib(memory.cuda_graph),
+        "cuda_graph_gib": gib(memory.counted_graphs),
         "kv_cache_gib": gib(memory.kv_cache),
         "kv_bytes_per_token": layout.bytes_per_token,
         "budget_gib": gib(memory.budget),
