@@ -87,6 +87,28 @@ async def test_a_log_is_text(api: Server) -> None:
     )
 
 
+async def test_an_edit_in_the_middle_of_an_overwrite_is_not_what_we_wrote(api: Server) -> None:
+    """Somebody edits again at once: what they made of it must not pass for values that the API server refuses."""
+    ours = service("default")
+    written = {**ours, "metadata": {**ours["metadata"], "resourceVersion": "2", "managedFields": []}}
+    edited = {**written, "metadata": {**written["metadata"], "resourceVersion": "3", "labels": {}}}
+
+    async def handler(request: web.Request) -> web.Response:
+        if request.method == "GET":
+            return web.json_response(edited)
+        if request.content_type == "application/apply-patch+yaml":
+            return web.json_response(written)
+        operations = {each["path"]: each["value"] for each in await request.json()}
+        if operations.get("/metadata/resourceVersion") == "2":
+            return web.json_response(kubernetes_status(409, "Conflict"), status=409)
+        return web.json_response(edited)
+
+    api.handler = handler
+    async with cluster_at(api.url) as cluster:
+        assert await cluster.overwrite(kinds.SERVICE, ours) == written
+    assert [request.method for request in api.requests] == ["PATCH", "PATCH", "PATCH", "GET", "PATCH"]
+
+
 async def test_a_server_that_accepts_and_never_answers(api: Server) -> None:
     never = asyncio.Event()
 

@@ -133,15 +133,22 @@ class KubernetesCluster:
         """See Cluster.overwrite."""
         path = kind.path(obj["metadata"]["namespace"], obj["metadata"]["name"])
         await self._patch(kind, path, [{"op": "replace", "path": "/spec", "value": obj["spec"]}])
-        live = await self.apply(kind, obj)
-        for _ in range(CONFLICT_RETRIES):
-            try:
-                return await self._disown_patches(kind, path, live)
-            except ApiError as error:
-                if error.category is not Category.CONFLICT:
-                    raise
+        applied = await self.apply(kind, obj)
+        try:
+            return await self._disown_patches(kind, path, applied)
+        except ApiError as error:
+            if error.category is not Category.CONFLICT:
+                raise
+        for attempt in range(CONFLICT_RETRIES):
             live = await self._request("GET", kind, path)  # A controller has written its status, say.
-        return await self._disown_patches(kind, path, live)
+            try:
+                await self._disown_patches(kind, path, live)
+                break
+            except ApiError as error:
+                if error.category is not Category.CONFLICT or attempt == CONFLICT_RETRIES - 1:
+                    raise
+        # As it was when we had written it. What somebody else has made of it since is not the API server's refusal of our values.
+        return applied
 
     async def _disown_patches(self, kind: Kind, path: str, live: Object) -> Object:
         """Take our patches out of an object's list of owners: a patch and an apply count as two, though both are ours, and

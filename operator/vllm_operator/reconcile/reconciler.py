@@ -758,9 +758,14 @@ def _kept_decision(revisions: Sequence[Pinned], spec: VLLMModelSpec) -> Decided 
 
 
 def _version(obj: Object) -> str:
-    """What moves when somebody changes the object; a Deployment's resourceVersion moves with its status too."""
+    """What moves when somebody changes the object; a Deployment's resourceVersion moves with its status too, and its generation
+    not with its metadata.
+    """
     metadata = obj["metadata"]
-    return str(metadata.get("generation") or metadata["resourceVersion"])
+    if "generation" not in metadata:
+        return str(metadata["resourceVersion"])
+    ours = {name: metadata.get(name) for name in ("labels", "annotations", "ownerReferences")}
+    return f"{metadata['generation']}/{content_hash(ours)}"
 
 
 def _same_status(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
