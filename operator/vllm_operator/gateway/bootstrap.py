@@ -1,0 +1,283 @@
+"""What Envoy is started with: its listener, and where the rest is asked for. Pure."""
+
+from typing import Any
+
+from vllm_operator.gateway.render import (
+    ASKING,
+    AUTHENTICATION,
+    CLIENT_HEADER,
+    KEYLESS_HEADER,
+    NAMESPACE,
+    NO_JSON,
+    NO_MODEL,
+    PATHS,
+    ROUTE_CONFIGURATION,
+    error_body,
+    xds_source,
+)
+
+JSONObject = dict[str, Any]
+
+_FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
+_HTTP_MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+
+# A request without a key is marked, for the next filter: with a key that is wrong it is refused even where none is needed.
+_PATHS = ", ".join(f'["{path}"] = true' for path in PATHS)
+SCRIPT = f"""
+local paths = {{{_PATHS}}}
+function envoy_on_request(handle)
+  local headers = handle:headers()
+  local path = headers:get(":path"):match("^[^?#]*")
+  if paths[path] then
+    handle:streamInfo():dynamicMetadata():set("{NAMESPACE}", "path", "{ASKING}")
+  end
+  if headers:get("authorization") == nil and headers:get("x-api-key") == nil then
+    headers:replace("{KEYLESS_HEADER}", "open")
+  end
+end
+"""
+
+# Looks for nothing but the part named `model` of a form, in its first and last 64 KiB; JSON is left to a parser.
+FORM_SCRIPT = f"""
+function envoy_on_request(handle)
+  local client = handle:headers():get("{CLIENT_HEADER}")
+  if client ~= nil then
+    handle:streamInfo():dynamicMetadata():set("{NAMESPACE}", "client", client)
+  end
+  local kind = handle:headers():get("content-type") or ""
+  if not kind:lower():find("multipart/form-data", 1, true) then
+    handle:clearRouteCache()
+    return
+  end
+  local body = handle:body(true)
+  if body == nil then return end
+  local length, window = body:length(), 65536
+  local pattern = '[nN]ame="model"[^\\r\\n]*\\r\\n\\r\\n([^\\r\\n]*)\\r\\n'
+  local model = body:getBytes(0, math.min(length, window)):match(pattern)
+  if model == nil and length > window then
+    model = body:getBytes(length - window, window):match(pattern)
+  end
+  if model ~= nil then
+    handle:streamInfo():dynamicMetadata():set("{NAMESPACE}", "model", model)
+  end
+  handle:clearRouteCache()
+end
+"""
+
+
+def build_bootstrap(
+    *, port: int, admin_port: int, agent_port: int, largest_body: int, node: str, address: str = "::"
+) -> JSONObject:
+    """Envoy's configuration file. The administration interface and the agent are on loopback."""
+    return {
+        "node": {"id": node, "cluster": "vllm-gateway"},
+        "admin": {"address": _address("127.0.0.1", admin_port)},
+        "static_resources": {
+            "listeners": [build_listener(port=port, largest_body=largest_body, address=address)],
+            "clusters": [
+                {
+                    "name": "xds",
+                    "type": "STATIC",
+                    "connect_timeout": "1s",
+                    "load_assignment": {
+                        "cluster_name": "xds",
+                        "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address("127.0.0.1", agent_port)}}]}],
+                    },
+                }
+            ],
+        },
+        "dynamic_resources": {"cds_config": xds_source()},
+        # A pattern names all Secrets whose keys may use a model.
+        "layered_runtime": {
+            "layers": [{"name": "static", "static_layer": {"re2.max_program_size.error_level": 100_000}}]
+        },
+    }
+
+
+def build_listener(*, port: int, largest_body: int, address: str = "::") -> JSONObject:
+    """The one listener: filters in the order in which a request passes them."""
+    manager: JSONObject = {
+        "@type": _HTTP_MANAGER,
+        "stat_prefix": "models",
+        "codec_type": "AUTO",
+        "rds": {"route_config_name": ROUTE_CONFIGURATION, "config_source": xds_source()},
+        "http_filters": build_filters(largest_body=largest_body),
+        "access_log": [build_access_log()],
+        "local_reply_config": build_local_replies(largest_body),
+        # Nothing that a client calls itself is believed.
+        "early_header_mutation_extensions": [_strip_own_headers()],
+        "use_remote_address": True,
+        "normalize_path": True,
+        "merge_slashes": True,
+        "path_with_escaped_slashes_action": "REJECT_REQUEST",
+        "server_header_transformation": "PASS_THROUGH",
+        # An answer may be long in coming; a request may not.
+        "stream_idle_timeout": "0s",
+        "request_headers_timeout": "10s",
+        "request_timeout": "300s",
+        "common_http_protocol_options": {
+            "idle_timeout": "3600s",
+            "headers_with_underscores_action": "REJECT_REQUEST",
+        },
+    }
+    return {
+        "name": "models",
+        "address": {"socket_address": {"address": address, "port_value": port, "ipv4_compat": address == "::"}},
+        "per_connection_buffer_limit_bytes": 1024 * 1024,
+        "filter_chains": [
+            {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
+        ],
+    }
+
+
+def build_filters(*, largest_body: int, authentication: JSONObject | None = None) -> list[JSONObject]:
+    """`authentication`: in place of asking for it."""
+    source = {
+        "config_discovery": {
+            "config_source": xds_source(),
+            "type_urls": ["type.googleapis.com/envoy.extensions.common.matching.v3.ExtensionWithMatcher"],
+        }
+    }
+    return [
+        _lua("keyless", SCRIPT),
+        {"name": AUTHENTICATION, **(source if authentication is None else {"typed_config": authentication})},
+        {
+            "name": "buffer",
+            "typed_config": {"@type": f"{_FILTERS}.buffer.v3.Buffer", "max_request_bytes": largest_body},
+        },
+        _lua("form", FORM_SCRIPT),
+        {
+            "name": "model",
+            "typed_config": {
+                "@type": f"{_FILTERS}.json_to_metadata.v3.JsonToMetadata",
+                "request_rules": {
+                    "allow_content_types_regex": {"regex": r"(?i)application/([a-z.-]+\+)?json.*"},
+                    "rules": [
+                        {
+                            "selectors": [{"key": "model"}],
+                            "on_present": {"metadata_namespace": NAMESPACE, "key": "model", "type": "STRING"},
+                            "on_missing": _otherwise(NO_MODEL),
+                            "on_error": _otherwise(NO_JSON),
+                        }
+                    ],
+                },
+            },
+        },
+        {"name": "envoy.filters.http.router", "typed_config": {"@type": f"{_FILTERS}.router.v3.Router"}},
+    ]
+
+
+def _lua(name: str, script: str) -> JSONObject:
+    return {
+        "name": name,
+        "typed_config": {"@type": f"{_FILTERS}.lua.v3.Lua", "default_source_code": {"inline_string": script}},
+    }
+
+
+def _otherwise(value: str) -> JSONObject:
+    # What the form's script has found stays: a form is no JSON.
+    return {
+        "metadata_namespace": NAMESPACE,
+        "key": "model",
+        "value": value,
+        "preserve_existing_metadata_value": True,
+    }
+
+
+def _strip_own_headers() -> JSONObject:
+    return {
+        "name": "strip",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
+            "mutations": [{"remove": name} for name in (CLIENT_HEADER, KEYLESS_HEADER)],
+        },
+    }
+
+
+def build_access_log() -> JSONObject:
+    """One JSON line for each request, with the name of the key. Neither keys nor what stands behind ? in a path."""
+    return {
+        "name": "stdout",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
+            "log_format": {
+                "json_format": {
+                    "time": "%START_TIME%",
+                    "method": "%REQ(:METHOD)%",
+                    "path": "%PATH(NQ)%",
+                    "status": "%RESPONSE_CODE%",
+                    "flags": "%RESPONSE_FLAGS%",
+                    "model": "%METADATA(ROUTE:vllm:model)%",
+                    # The header itself is taken away before the request goes on.
+                    "client": f"%DYNAMIC_METADATA({NAMESPACE}:client)%",
+                    "bytes_received": "%BYTES_RECEIVED%",
+                    "bytes_sent": "%BYTES_SENT%",
+                    "milliseconds": "%DURATION%",
+                    "first_byte_milliseconds": "%RESPONSE_DURATION%",
+                    "upstream": "%UPSTREAM_HOST%",
+                    "request_id": "%REQ(x-request-id)%",
+                }
+            },
+        },
+    }
+
+
+def build_local_replies(largest_body: int) -> JSONObject:
+    """Envoy's own errors in the shape of OpenAI's."""
+    megabytes = largest_body / 1024 / 1024
+
+    def reply(filters: JSONObject, body: JSONObject, *headers: tuple[str, str]) -> JSONObject:
+        return {
+            "filter": filters,
+            "body_format_override": {"json_format": body},
+            "headers_to_add": [
+                {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+                for name, value in headers
+            ],
+        }
+
+    def status(code: int) -> JSONObject:
+        comparison = {"op": "EQ", "value": {"default_value": code, "runtime_key": "none"}}
+        return {"status_code_filter": {"comparison": comparison}}
+
+    request = "invalid_request_error"
+    return {
+        "mappers": [
+            reply(
+                {"response_flag_filter": {"flags": ["UH", "UF", "URX", "NC", "UC", "UT", "UPE"]}},
+                error_body("No replica of the model answers. Try again.", kind="server_error", code="model_not_ready"),
+                ("retry-after", "5"),
+            ),
+            reply(
+                status(401),
+                error_body(
+                    "The API key is missing or wrong: send Authorization: Bearer KEY.",
+                    kind=request,
+                    code="invalid_api_key",
+                ),
+                ("www-authenticate", "Bearer"),
+            ),
+            reply(
+                status(413),
+                error_body(f"The body is larger than {megabytes:g} MiB.", kind=request, code="request_too_large"),
+            ),
+            reply(status(408), error_body("The request took too long to come.", kind=request, code="request_timeout")),
+            reply(
+                {"response_flag_filter": {"flags": ["DPE"]}},
+                error_body("The request is malformed: it is no HTTP.", kind=request, code="bad_request"),
+            ),
+            # No routes have come yet. Answers that routes give themselves pass through here too: nothing is said of all of them.
+            {
+                **reply(
+                    {"response_flag_filter": {"flags": ["NR", "NFCF"]}},
+                    error_body("The gateway is starting. Try again.", kind="server_error", code="gateway_not_ready"),
+                    ("retry-after", "1"),
+                ),
+                "status_code": 503,
+            },
+        ],
+    }
+
+
+def _address(address: str, port: int) -> JSONObject:
+    return {"socket_address": {"address": address, "port_value": port}}

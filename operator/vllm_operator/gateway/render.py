@@ -1,0 +1,497 @@
+"""State → Envoy's configuration (xDS v3, as JSON). Pure: the same state gives the same resources, to the letter.
+
+A request's way through Envoy: the key is looked up before anything of the body is read; the body is taken in; its `model` becomes
+metadata; the route is chosen by that and by who asks. No name is ever searched for in a body by pattern, and no header that a client
+sends decides anything.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vllm_operator.api.names import Key, content_hash
+from vllm_operator.gateway.naming import Names, Share, decide_names, own_name
+from vllm_operator.gateway.state import ApiKey, GatewayModel, GatewayState
+
+JSONObject = dict[str, Any]
+
+CLUSTER, ENDPOINTS, ROUTES, SECRET, EXTENSION, LISTENER = (
+    "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+    "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+    "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+    "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+    "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
+    "type.googleapis.com/envoy.config.listener.v3.Listener",
+)
+_FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
+
+ROUTE_CONFIGURATION, AUTHENTICATION, NAMESPACE, CLIENT_HEADER = "models", "api-keys", "vllm", "x-vllm-client"
+KEYLESS_HEADER = "x-vllm-keyless"
+PATHS = (
+    *(
+        f"/v1/{each}"
+        for each in (
+            "chat/completions",
+            "completions",
+            "responses",
+            "messages",
+            "embeddings",
+            "score",
+            "rerank",
+            "pooling",
+            "classify",
+            "audio/transcriptions",
+            "audio/translations",
+        )
+    ),
+    "/v2/rerank",
+    *(f"/{each}" for each in ("tokenize", "detokenize", "score", "rerank", "pooling", "classify")),
+)
+"""What is passed on to a model; everything else of vLLM's server (metrics, adapters, sleep) stays inside."""
+ASKED = "%DYNAMIC_METADATA(vllm:model)%"
+"""Envoy's word for the model that the body names."""
+ASKING = "ask"
+"""Marks requests for one of these paths: looked up once, not for each model's route."""
+MOST_NAMES = 50
+"""Names that an error message lists at most."""
+NO_MODEL, NO_JSON = "__none__", "__error__"
+_ADDRESS = re.compile(r"[0-9a-fA-F:.]+")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What Envoy is told, by type and name; and what could not be told."""
+
+    by_type: Mapping[str, Mapping[str, JSONObject]]
+    names: Names
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Type → hash of its resources."""
+
+
+def render(state: GatewayState) -> Resources:
+    """All dynamic resources of a state."""
+    names = decide_names(state.models)
+    models = sorted(state.models, key=lambda model: model.key)
+    by_type: dict[str, dict[str, JSONObject]] = {
+        CLUSTER: {cluster_name(model.key): build_cluster(model) for model in models},
+        ENDPOINTS: {cluster_name(model.key): build_endpoints(model) for model in models},
+        SECRET: {cluster_name(model.key): build_secret(model) for model in models if model.upstream_key is not None},
+        EXTENSION: {AUTHENTICATION: build_authentication(state)},
+        ROUTES: {ROUTE_CONFIGURATION: build_routes(state, names)},
+    }
+    return Resources(by_type, names, {kind: content_hash(found) for kind, found in by_type.items()})
+
+
+def cluster_name(key: Key) -> str:
+    """Name of a model's cluster, endpoints and secret."""
+    return f"model/{own_name(key)}"
+
+
+def xds_source() -> JSONObject:
+    """Where Envoy asks: the agent beside it, by long-polling (the answer is held until something changes)."""
+    return {
+        "resource_api_version": "V3",
+        "api_config_source": {
+            "api_type": "REST",
+            "transport_api_version": "V3",
+            "cluster_names": ["xds"],
+            "refresh_delay": "0.001s",
+            "request_timeout": "70s",
+        },
+    }
+
+
+# ---- clusters
+
+
+def build_cluster(model: GatewayModel) -> JSONObject:
+    """A model's pods as one cluster."""
+    most = 1_000_000
+    cluster: JSONObject = {
+        "@type": CLUSTER,
+        "name": cluster_name(model.key),
+        "type": "EDS",
+        "eds_cluster_config": {"eds_config": xds_source()},
+        "connect_timeout": "2s",
+        "lb_policy": "LEAST_REQUEST" if model.balance == "leastRequest" else "RING_HASH",
+        # A pod that is taken out would stay while its /health answers.
+        "ignore_health_on_host_removal": True,
+        "circuit_breakers": {
+            "thresholds": [
+                {"max_connections": most, "max_pending_requests": most, "max_requests": most, "max_retries": 1000}
+            ]
+        },
+        "health_checks": [
+            {
+                "timeout": "1s",
+                "interval": "1s",
+                "no_traffic_interval": "5s",
+                "unhealthy_threshold": 2,
+                "healthy_threshold": 1,
+                "http_health_check": {"path": "/health"},
+            }
+        ],
+        "outlier_detection": {
+            "consecutive_5xx": 3,
+            "consecutive_gateway_failure": 3,
+            "interval": "1s",
+            "base_ejection_time": "5s",
+            "max_ejection_percent": 50,
+        },
+    }
+    if model.balance != "leastRequest":
+        cluster["common_lb_config"] = {"consistent_hashing_lb_config": {"hash_balance_factor": 150}}
+    if model.upstream_key is not None:
+        cluster["typed_extension_protocol_options"] = {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {"http_protocol_options": {}},
+                "http_filters": [_inject_key(cluster_name(model.key)), _upstream_codec()],
+            }
+        }
+    return cluster
+
+
+def _inject_key(secret: str) -> JSONObject:
+    return {
+        "name": "key",
+        "typed_config": {
+            "@type": f"{_FILTERS}.credential_injector.v3.CredentialInjector",
+            "overwrite": True,
+            "credential": {
+                "name": "key",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.http.injected_credentials.generic.v3.Generic",
+                    "header": "Authorization",
+                    "credential": {"name": secret, "sds_config": xds_source()},
+                },
+            },
+        },
+    }
+
+
+def _upstream_codec() -> JSONObject:
+    return {
+        "name": "envoy.filters.http.upstream_codec",
+        "typed_config": {"@type": f"{_FILTERS}.upstream_codec.v3.UpstreamCodec"},
+    }
+
+
+def build_endpoints(model: GatewayModel) -> JSONObject:
+    """A model's pods. Raises ValueError for what is no address: it comes from the cluster, and a name would be looked up."""
+    for endpoint in model.endpoints:
+        if not _ADDRESS.fullmatch(endpoint.address) or not 0 < endpoint.port < 65536:
+            raise ValueError(f"{model.key}: {endpoint} is no address of a pod")
+    return {
+        "@type": ENDPOINTS,
+        "cluster_name": cluster_name(model.key),
+        "endpoints": [
+            {
+                "lb_endpoints": [
+                    {"endpoint": {"address": {"socket_address": {"address": each.address, "port_value": each.port}}}}
+                    for each in sorted(model.endpoints)
+                ]
+            }
+        ]
+        if model.endpoints
+        else [],
+    }
+
+
+def build_secret(model: GatewayModel) -> JSONObject:
+    """The key that a model's vLLM asks for."""
+    return {
+        "@type": SECRET,
+        "name": cluster_name(model.key),
+        "generic_secret": {"secret": {"inline_string": f"Bearer {model.upstream_key}"}},
+    }
+
+
+# ---- who asks
+
+
+def client_name(key: ApiKey) -> str:
+    """How a caller is called in logs and metrics."""
+    return f"{key.secret}/{key.name}"
+
+
+def build_authentication(state: GatewayState) -> JSONObject:
+    """The filter that knows the keys. Requests without any key pass it where some model is open to everybody."""
+    keys: JSONObject = {
+        "@type": f"{_FILTERS}.api_key_auth.v3.ApiKeyAuth",
+        "credentials": [
+            {"key": each.value, "client": client_name(each)} for each in sorted(state.keys, key=client_name)
+        ],
+        "key_sources": [{"header": "Authorization"}, {"header": "x-api-key"}],
+        "forwarding": {"header": CLIENT_HEADER, "hide_credentials": True},
+    }
+    return {
+        "@type": EXTENSION,
+        "name": AUTHENTICATION,
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.common.matching.v3.ExtensionWithMatcher",
+            "extension_config": {"name": AUTHENTICATION, "typed_config": keys},
+            "xds_matcher": _skip_without_key(open_to_all=any(model.callers is None for model in state.models)),
+        },
+    }
+
+
+def _skip_without_key(*, open_to_all: bool) -> JSONObject:
+    """Skip for requests that show no key (a header set by the filter before says so); never, unless some model is open."""
+    header = {
+        "name": "header",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput",
+            "header_name": KEYLESS_HEADER,
+        },
+    }
+    skip = {
+        "action": {
+            "name": "skip",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.common.matcher.action.v3.SkipFilter"
+            },
+        }
+    }
+    return {"matcher_tree": {"input": header, "exact_match_map": {"map": {"open" if open_to_all else "never": skip}}}}
+
+
+# ---- routes
+
+
+def build_routes(state: GatewayState, names: Names) -> JSONObject:
+    """One virtual host: what may be asked for, in the order in which it is looked for."""
+    audiences: list[Key | None] = [*sorted({key.secret for key in state.keys}), None]
+    routes: list[JSONObject] = []
+    groups: dict[tuple[Share, ...], list[str]] = {}
+    for name, shares in names.owners.items():
+        groups.setdefault(shares, []).append(name)
+    for shares, answering in groups.items():
+        routes += _model_routes(shares, answering)
+    for audience in audiences:
+        routes += _audience_routes(audience, names, keys=bool(state.keys))
+    return {
+        "@type": ROUTES,
+        "name": ROUTE_CONFIGURATION,
+        "max_direct_response_body_size_bytes": 8 * 1024 * 1024,
+        "request_headers_to_remove": [CLIENT_HEADER, KEYLESS_HEADER],
+        "virtual_hosts": [{"name": "models", "domains": ["*"], "routes": routes}],
+    }
+
+
+def _seen_by(callers: frozenset[Key] | None) -> list[JSONObject]:
+    """Header matchers of those who may use a model."""
+    if callers is None:
+        return []
+    if not callers:
+        return [{"name": CLIENT_HEADER, "string_match": {"exact": ""}}]  # Nobody: no client is called that.
+    teams = "|".join(re.escape(str(each)) for each in sorted(callers))
+    return [{"name": CLIENT_HEADER, "string_match": {"safe_regex": {"regex": f"({teams})/.*"}}}]
+
+
+def _audience(secret: Key | None) -> list[JSONObject]:
+    if secret is None:
+        return [{"name": CLIENT_HEADER, "present_match": False}]
+    return [{"name": CLIENT_HEADER, "string_match": {"prefix": f"{secret}/"}}]
+
+
+def _method(name: str) -> JSONObject:
+    return {"name": ":method", "string_match": {"exact": name}}
+
+
+def _asking(names: Iterable[str] = ()) -> JSONObject:
+    """Matcher of requests for a model, one of these that the body may name; no names: any."""
+    values = [{"string_match": {"exact": name}} for name in names]
+    found = [{"filter": NAMESPACE, "path": [{"key": "path"}], "value": {"string_match": {"exact": ASKING}}}]
+    if values:
+        value = values[0] if len(values) == 1 else {"or_match": {"value_matchers": values}}
+        found.append({"filter": NAMESPACE, "path": [{"key": "model"}], "value": value})
+    return {"prefix": "/", "dynamic_metadata": found}
+
+
+def _model_routes(shares: tuple[Share, ...], names: list[str]) -> list[JSONObject]:
+    """Requests for a model, and what /v1/models/{id} says of it."""
+    first = shares[0].model
+    matched = {**_asking(names), "headers": [_method("POST"), *_seen_by(first.callers)]}
+    serving = [share for share in shares if share.model.waiting is None]
+    meta = {"filter_metadata": {NAMESPACE: {"model": own_name(first.key)}}}
+    if serving:
+        answer: JSONObject = {"route": _route_action(serving)}
+    else:
+        answer = {
+            **_error(
+                503,
+                f"The model `{ASKED}` does not answer now: {first.waiting}",
+                kind="server_error",
+                code="model_not_ready",
+                param="model",
+            ),
+            "response_headers_to_add": [_header("retry-after", str(first.retry_after))],
+        }
+    routes = [{"name": f"ask/{names[0]}", "match": matched, "metadata": meta, **answer}]
+    for name in names:
+        routes.append(
+            {
+                "name": f"show/{name}",
+                "match": {"path": f"/v1/models/{name}", "headers": [_method("GET"), *_seen_by(first.callers)]},
+                **_answer(200, describe(name, first)),
+            }
+        )
+    return routes
+
+
+def _route_action(serving: list[Share]) -> JSONObject:
+    action: JSONObject = {
+        # Answers take as long as they take: a limit would cut streams.
+        "timeout": "0s",
+        "retry_policy": {
+            "retry_on": "reset,connect-failure,refused-stream,retriable-status-codes",
+            "retriable_status_codes": [503],
+            "num_retries": 3,
+            "retry_host_predicate": [
+                {
+                    "name": "envoy.retry_host_predicates.previous_hosts",
+                    "typed_config": {
+                        "@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+                    },
+                }
+            ],
+            "host_selection_retry_max_attempts": 5,
+            "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
+        },
+    }
+    if len(serving) == 1:
+        action["cluster"] = cluster_name(serving[0].model.key)
+    else:
+        action["weighted_clusters"] = {
+            "clusters": [{"name": cluster_name(each.model.key), "weight": each.weight} for each in serving]
+        }
+    balance = serving[0].model.balance
+    if balance == "session":
+        action["hash_policy"] = [{"header": {"header_name": "x-session-id"}}]
+    elif balance == "user":
+        action["hash_policy"] = [{"header": {"header_name": CLIENT_HEADER}}]
+    return action
+
+
+def _audience_routes(audience: Key | None, names: Names, *, keys: bool) -> list[JSONObject]:
+    """The list of models, and what is said to requests that no model answers, for those who show the keys of one Secret."""
+    # Whoever shows no key may well be asking for something that a key opens.
+    unknown = 401 if audience is None and keys else 404
+    seen = {
+        name: shares[0].model
+        for name, shares in names.owners.items()
+        if shares[0].model.callers is None or (audience is not None and audience in shares[0].model.callers)
+    }
+    # Aliases are listed, the long names are not: each model once by each of its short names.
+    listed = {name: model for name, model in seen.items() if name != own_name(model.key) or not _short(model, seen)}
+    shown = [f"`{name}`" for name in listed][:MOST_NAMES]
+    more = f" and {len(listed) - MOST_NAMES} more (GET /v1/models)" if len(listed) > MOST_NAMES else ""
+    known = f"You may use: {', '.join(shown)}{more}." if shown else "There is none that you may use."
+    who = _audience(audience)
+    headers = [_method("POST"), *who]
+    suffix = "none" if audience is None else str(audience)
+    return [
+        {
+            "name": f"list/{suffix}",
+            "match": {"path": "/v1/models", "headers": [_method("GET"), *who]},
+            **_answer(200, {"object": "list", "data": [describe(name, model) for name, model in listed.items()]}),
+        },
+        {
+            "name": f"no-model/{suffix}",
+            "match": {**_asking([NO_MODEL]), "headers": headers},
+            **_error(
+                400,
+                f"The body names no `model`. {known}",
+                kind="invalid_request_error",
+                code="missing_model",
+                param="model",
+            ),
+        },
+        {
+            "name": f"no-json/{suffix}",
+            "match": {**_asking([NO_JSON]), "headers": headers},
+            **_error(400, "The body is no JSON object.", kind="invalid_request_error", code="invalid_json"),
+        },
+        {
+            "name": f"unknown/{suffix}",
+            "match": {**_asking(), "headers": headers},
+            **_error(
+                unknown,
+                f"The model `{ASKED}` does not exist, or you may not use it. {known}",
+                kind="invalid_request_error",
+                code="model_not_found",
+                param="model",
+            ),
+        },
+        {
+            "name": f"unknown-one/{suffix}",
+            "match": {"prefix": "/v1/models/", "headers": [_method("GET"), *who]},
+            **_error(
+                unknown,
+                f"There is no such model, or you may not use it. {known}",
+                kind="invalid_request_error",
+                code="model_not_found",
+                param="model",
+            ),
+        },
+        {
+            "name": f"nothing/{suffix}",
+            "match": {"prefix": "/", "headers": who},
+            **_error(
+                404, "There is no such path, or not with this method.", kind="invalid_request_error", code="not_found"
+            ),
+        },
+    ]
+
+
+def _short(model: GatewayModel, seen: Mapping[str, GatewayModel]) -> bool:
+    return any(seen.get(name) is model for name in model.served_model_names)
+
+
+def describe(name: str, model: GatewayModel) -> JSONObject:
+    """A model as /v1/models shows it."""
+    return {
+        "id": name,
+        "object": "model",
+        "owned_by": model.key.namespace,
+        "root": own_name(model.key),
+        "max_model_len": model.max_model_len,
+        "ready": model.waiting is None,
+    }
+
+
+# ---- answers of the gateway's own
+
+
+def error_body(message: str, *, kind: str, code: str, param: str | None = None) -> JSONObject:
+    """An error as OpenAI's API has it."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def _header(name: str, value: str) -> JSONObject:
+    return {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+
+
+def _answer(status: int, body: JSONObject) -> JSONObject:
+    """A fixed answer. Envoy's own formatter makes the JSON, so percent signs are doubled: they begin its commands."""
+    return {"direct_response": {"status": status, "body_format": {"json_format": _escaped(body)}}}
+
+
+def _error(status: int, message: str, *, kind: str, code: str, param: str | None = None) -> JSONObject:
+    head, dynamic, tail = message.partition(ASKED)
+    text = _escaped(head) + dynamic + _escaped(tail)
+    body = _escaped(error_body("", kind=kind, code=code, param=param))
+    body["error"]["message"] = text
+    return {"direct_response": {"status": status, "body_format": {"json_format": body}}}
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("%", "%%")
+    if isinstance(value, Mapping):
+        return {name: _escaped(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_escaped(each) for each in value]
+    return value

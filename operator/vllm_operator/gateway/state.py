@@ -1,0 +1,61 @@
+"""What the gateway knows: models, where their pods are, and who may ask. Values only."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vllm_operator.api.names import Key
+
+MEBIBYTE = 1024 * 1024
+
+
+@dataclass(frozen=True, order=True)
+class Endpoint:
+    """A pod that may be sent requests."""
+
+    address: str
+    port: int
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """A key that callers show."""
+
+    secret: Key
+    """Secret that holds it: its keys stand for one team."""
+    name: str
+    """Name of the key in that Secret; stands in logs, where the value never does."""
+    value: str = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewayModel:
+    """A model, as callers see it."""
+
+    key: Key
+    created: str
+    """creationTimestamp, RFC 3339: the older of two models keeps a name that both want."""
+    served_model_names: tuple[str, ...]
+    endpoints: tuple[Endpoint, ...] = ()
+    waiting: str | None = None
+    """Why no request can be answered now, for callers; None: it serves."""
+    retry_after: int = 10
+    """Seconds after which callers should ask again while it does not serve."""
+    max_model_len: int | None = None
+    """Context in tokens."""
+    callers: frozenset[Key] | None = None
+    """Secrets whose keys may use it; None: everybody may, without a key."""
+    upstream_key: str | None = field(default=None, repr=False)
+    """Key that its vLLM asks for."""
+    weight: int | None = None
+    """Share of the requests among models of one name; None: the oldest has the name alone."""
+    balance: Literal["leastRequest", "session", "user"] = "leastRequest"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewayState:
+    """All that the gateway's configuration follows from."""
+
+    models: tuple[GatewayModel, ...] = ()
+    keys: tuple[ApiKey, ...] = ()
+    largest_body: int = 64 * MEBIBYTE
+    """Bytes of a request's body that are taken at most."""

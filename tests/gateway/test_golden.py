@@ -1,0 +1,125 @@
+"""Whole configurations that a person can read, and that the real Envoy takes.
+
+A difference is a change of what gateways do: look at it, then `python -m tests.gateway.test_golden` writes them anew.
+"""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.gateway.envoy import envoy_program
+from tests.gateway.states import ALICE, BOB, TEAM_A, TEAM_B, model, state
+from vllm_operator.gateway.bootstrap import build_bootstrap, build_filters
+from vllm_operator.gateway.render import (
+    AUTHENTICATION,
+    CLUSTER,
+    ENDPOINTS,
+    EXTENSION,
+    ROUTES,
+    SECRET,
+    Resources,
+    render,
+)
+from vllm_operator.gateway.state import Endpoint, GatewayState
+
+FOLDER = Path(__file__).parent / "golden"
+POD, OTHER = Endpoint("10.0.0.1", 8000), Endpoint("10.0.0.2", 8000)
+
+STATES: dict[str, GatewayState] = {
+    "nothing": state(keys=()),
+    "one-open-model": state(model("qwen", POD, OTHER, max_model_len=40960), keys=()),
+    "a-model-for-two-teams": state(
+        model("qwen", POD, callers=frozenset({TEAM_A, TEAM_B}), upstream_key="generated", max_model_len=40960)
+    ),
+    "loading": state(model("qwen", waiting='Starting: 40 % of "1" pod', callers=frozenset({TEAM_A})), keys=(ALICE,)),
+    "canary": state(
+        model("old", POD, served_model_names=("chat",), created="1", weight=9),
+        model("new", OTHER, served_model_names=("chat",), created="2", weight=1),
+    ),
+    "sticky": state(
+        model("by-session", POD, OTHER, balance="session"), model("by-user", POD, OTHER, balance="user"), keys=(BOB,)
+    ),
+    "two-of-one-name": state(
+        model("chat", POD, namespace="one", created="1"), model("chat", OTHER, namespace="two", created="2"), keys=()
+    ),
+}
+
+
+def text(resources: Resources) -> str:
+    found = {kind.rpartition(".")[2]: dict(each) for kind, each in resources.by_type.items()}
+    return yaml.safe_dump(json.loads(json.dumps(found)), sort_keys=False, width=120, allow_unicode=True)
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_golden(name: str) -> None:
+    assert text(render(STATES[name])) == (FOLDER / f"{name}.yaml").read_text()
+
+
+def test_nothing_else_lies_there() -> None:
+    assert {path.stem for path in FOLDER.iterdir()} == set(STATES)
+
+
+def as_one_file(resources: Resources) -> dict[str, Any]:
+    """The same configuration, with everything that Envoy would ask for written into it."""
+    found = resources.by_type
+    bootstrap = build_bootstrap(port=8080, admin_port=9901, agent_port=9902, largest_body=64 * 1024**2, node="golden")
+    del bootstrap["dynamic_resources"]
+    (listener,) = bootstrap["static_resources"]["listeners"]
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    del manager["rds"]
+    (manager["route_config"],) = (dict(each) for each in found[ROUTES].values())
+    manager["http_filters"] = build_filters(
+        largest_body=64 * 1024**2, authentication=found[EXTENSION][AUTHENTICATION]["typed_config"]
+    )
+    for name, each in found[CLUSTER].items():
+        cluster = json.loads(json.dumps(each))
+        del cluster["eds_cluster_config"]
+        cluster |= {"type": "STATIC", "load_assignment": found[ENDPOINTS][name]}
+        for protocol in cluster.get("typed_extension_protocol_options", {}).values():
+            injector = protocol["http_filters"][0]["typed_config"]["credential"]["typed_config"]
+            del injector["credential"]["sds_config"]
+        bootstrap["static_resources"]["clusters"].append(cluster)
+    bootstrap["static_resources"]["secrets"] = list(found[SECRET].values())
+    return bootstrap
+
+
+def _without_types(value: Any, *, top: bool = True) -> Any:
+    """Without the @type of what is not an Any where it stands now."""
+    return {name: each for name, each in value.items() if name != "@type"} if top else value
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("name", STATES)
+def test_envoy_takes_it(name: str, tmp_path: Path) -> None:
+    document = as_one_file(render(STATES[name]))
+    manager = document["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    manager["route_config"] = _without_types(manager["route_config"])
+    static = document["static_resources"]
+    static["secrets"] = [_without_types(each) for each in static["secrets"]]
+    static["clusters"] = [
+        {**_without_types(each), "load_assignment": _without_types(each["load_assignment"])}
+        for each in static["clusters"]
+    ]
+    path = tmp_path / "envoy.json"
+    path.write_text(json.dumps(document))
+    result = subprocess.run(
+        [envoy_program(), "--mode", "validate", "-c", path, "--log-level", "error"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "OK" in result.stdout
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    for each in FOLDER.iterdir():
+        each.unlink()
+    for name, found in STATES.items():
+        (FOLDER / f"{name}.yaml").write_text(text(render(found)))

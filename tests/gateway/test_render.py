@@ -1,0 +1,135 @@
+"""What Envoy is told."""
+
+import json
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.gateway.states import ALICE, BOB, TEAM_A, TEAM_B, model, state
+from vllm_operator.gateway.render import CLUSTER, ENDPOINTS, EXTENSION, ROUTES, SECRET, describe, render
+from vllm_operator.gateway.state import Endpoint
+
+POD, OTHER = Endpoint("10.0.0.1", 8000), Endpoint("10.0.0.2", 8000)
+
+
+def routes(*models: Any, **fields: Any) -> dict[str, dict[str, Any]]:
+    found = render(state(*models, **fields)).by_type[ROUTES]["models"]
+    return {route["name"]: route for route in found["virtual_hosts"][0]["routes"]}
+
+
+def message(route: dict[str, Any]) -> str:
+    return str(route["direct_response"]["body_format"]["json_format"]["error"]["message"])
+
+
+def test_one_model() -> None:
+    found = render(state(model("qwen", POD, OTHER, upstream_key="up-secret")))
+    assert list(found.by_type[CLUSTER]) == list(found.by_type[ENDPOINTS]) == ["model/models/qwen"]
+    (locality,) = found.by_type[ENDPOINTS]["model/models/qwen"]["endpoints"]
+    assert [each["endpoint"]["address"]["socket_address"]["address"] for each in locality["lb_endpoints"]] == [
+        "10.0.0.1",
+        "10.0.0.2",
+    ]
+    assert found.by_type[SECRET]["model/models/qwen"]["generic_secret"]["secret"]["inline_string"] == "Bearer up-secret"
+
+
+def test_secrets_are_where_envoy_hides_them() -> None:
+    found = render(state(model("qwen", POD, upstream_key="up-secret", callers=frozenset({TEAM_A}))))
+    shown = json.dumps({kind: each for kind, each in found.by_type.items() if kind not in (SECRET, EXTENSION)})
+    for value in ("up-secret", ALICE.value, BOB.value):
+        assert value not in shown
+        assert value not in repr(state(model("qwen", upstream_key="up-secret")))
+
+
+def test_a_model_without_pods_has_no_endpoints() -> None:
+    found = render(state(model("qwen")))
+    assert found.by_type[ENDPOINTS]["model/models/qwen"]["endpoints"] == []
+
+
+@pytest.mark.parametrize("endpoint", [Endpoint("evil.example.com", 80), Endpoint("10.0.0.1", 0), Endpoint("", 80)])
+def test_what_is_no_address_is_refused(endpoint: Endpoint) -> None:
+    with pytest.raises(ValueError, match="is no address of a pod"):
+        render(state(model("qwen", endpoint)))
+
+
+def test_waiting_is_told() -> None:
+    found = routes(model("qwen", waiting="Starting: 40 % of 1 pod", retry_after=30))
+    answer = found["ask/models/qwen"]
+    assert answer["direct_response"]["status"] == 503
+    # Percent signs are Envoy's commands.
+    assert message(answer) == "The model `%DYNAMIC_METADATA(vllm:model)%` does not answer now: Starting: 40 %% of 1 pod"
+    assert answer["response_headers_to_add"][0]["header"] == {"key": "retry-after", "value": "30"}
+
+
+def test_weights() -> None:
+    pair = [
+        model(name, POD, served_model_names=("chat",), created=str(index), weight=weight)
+        for index, (name, weight) in enumerate((("old", 9), ("new", 1)))
+    ]
+    (shared,) = [route for route in routes(*pair).values() if "weighted_clusters" in route.get("route", {})]
+    assert [(each["name"], each["weight"]) for each in shared["route"]["weighted_clusters"]["clusters"]] == [
+        ("model/models/old", 9),
+        ("model/models/new", 1),
+    ]
+    # Nobody is sent to a model that does not serve.
+    waiting = [pair[0], model("new", served_model_names=("chat",), created="1", weight=1, waiting="Starting")]
+    assert not [route for route in routes(*waiting).values() if "weighted_clusters" in route.get("route", {})]
+
+
+def test_who_is_told_of_what() -> None:
+    found = routes(model("open"), model("for-a", callers=frozenset({TEAM_A})), model("for-nobody", callers=frozenset()))
+
+    def listed(audience: str) -> list[str]:
+        body = found[f"list/{audience}"]["direct_response"]["body_format"]["json_format"]
+        return [each["id"] for each in body["data"]]
+
+    assert listed("team-a/keys") == ["for-a", "open"]
+    assert listed("team-b/keys") == ["open"]
+    assert listed("none") == ["open"]
+    assert "`for-a`" in message(found["unknown/team-a/keys"])
+    assert "`for-a`" not in message(found["unknown/team-b/keys"])
+    assert found["unknown/none"]["direct_response"]["status"] == 401
+    assert routes(model("open"), keys=())["unknown/none"]["direct_response"]["status"] == 404
+    (who,) = [each for each in found["ask/for-a"]["match"]["headers"] if each["name"] == "x-vllm-client"]
+    assert who["string_match"]["safe_regex"]["regex"] == r"(team\-a/keys)/.*"
+
+
+def test_many_names_are_not_all_in_a_message() -> None:
+    found = routes(*(model(f"m{number:03}") for number in range(120)))
+    assert "`m049` and 70 more (GET /v1/models)" in message(found["unknown/none"])
+
+
+def test_a_model_that_has_lost_its_names_is_listed_by_its_own() -> None:
+    found = routes(model("old", served_model_names=("chat",), created="1"), model("new", served_model_names=("chat",)))
+    body = found["list/none"]["direct_response"]["body_format"]["json_format"]
+    assert [each["id"] for each in body["data"]] == ["chat", "models/new"]
+
+
+def test_description() -> None:
+    assert describe("chat", model("qwen", max_model_len=4096, waiting="Starting")) == {
+        "id": "chat",
+        "object": "model",
+        "owned_by": "models",
+        "root": "models/qwen",
+        "max_model_len": 4096,
+        "ready": False,
+    }
+
+
+@given(seed=st.integers())
+def test_the_order_does_not_matter(seed: int) -> None:
+    models = [
+        model(name, POD, OTHER, callers=callers, upstream_key=name)
+        for name in "abc"
+        for callers in ([None] if name == "a" else [frozenset({TEAM_A, TEAM_B})])
+    ]
+    keys = [ALICE, BOB]
+    before = render(state(*models, keys=tuple(keys)))
+    rng = random.Random(seed)
+    rng.shuffle(models)
+    rng.shuffle(keys)
+    after = render(state(*models, keys=tuple(keys)))
+    assert json.dumps(before.by_type) == json.dumps(after.by_type)
+    assert before.versions == after.versions
