@@ -122,10 +122,20 @@ async def serve(*pods: str) -> AsyncIterator[list[Pod]]:
 async def gateway(folder: Path, state: GatewayState) -> AsyncIterator[Gateway]:
     """An Envoy that has this state."""
     program = envoy_program()
-    server = XdsServer()
+    port, admin, agent = free_port(), free_port(), free_port()
+
+    async def warming() -> int:
+        """As Envoy's administration interface says; it may not have been started yet."""
+        try:
+            async with httpx.AsyncClient() as client:
+                answer = await client.get(f"http://127.0.0.1:{admin}/stats", params={"filter": "warming_clusters"})
+        except httpx.TransportError:
+            return 1
+        return sum(int(line.rpartition(":")[2]) for line in answer.text.splitlines())
+
+    server = XdsServer(warming=warming)
     runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=0.1)
     await runner.setup()
-    port, admin, agent = free_port(), free_port(), free_port()
     await web.TCPSite(runner, "127.0.0.1", agent).start()
     bootstrap = build_bootstrap(
         port=port, admin_port=admin, agent_port=agent, largest_body=state.largest_body, node="test", address="127.0.0.1"

@@ -6,7 +6,7 @@ order that leaves no request without a cluster: clusters and endpoints, then rou
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,9 @@ REJECTED_HOLD = 1.0
 """Seconds after which a question is answered again with what has just been rejected: Envoy asks again at once."""
 TAKEN_WITHIN = 5.0
 """Seconds that Envoy has to take in one step before the next is published anyway: it may not be there."""
+
+WARMING_LOOK = 0.02
+"""Seconds between looks at whether Envoy uses its clusters."""
 
 PATHS = {
     "clusters": CLUSTER,
@@ -50,6 +53,8 @@ class Rejection:
 class XdsServer:
     """Tells what was published last."""
 
+    warming: Callable[[], Awaitable[int]] | None = None
+    """Clusters that Envoy has taken and does not use yet, since their first health check is under way; None: nobody can be asked."""
     published: dict[str, dict[str, JSONObject]] = field(default_factory=dict)
     _rejected: dict[_Question, Rejection] = field(default_factory=dict)
     _sent: dict[_Question, str] = field(default_factory=dict)
@@ -75,6 +80,7 @@ class XdsServer:
             if self.published.get(ROUTES) != wanted[ROUTES]:
                 new = wanted[CLUSTER].keys() - before.keys()
                 await self._wait_taken([(CLUSTER, ()), *((ENDPOINTS, (name,)) for name in sorted(new))])
+                await self._wait_warm()
                 await self._set({ROUTES: wanted[ROUTES]})
             if going:
                 await self._wait_taken([(ROUTES, tuple(sorted(wanted[ROUTES])))])
@@ -99,6 +105,17 @@ class XdsServer:
                 await self._changed.wait_for(taken)
         except TimeoutError:
             log.debug("nobody has taken the configuration within %g s", TAKEN_WITHIN)
+
+    async def _wait_warm(self) -> None:
+        """Wait until Envoy uses what it has taken: a route to a cluster that it does not use yet is an error to callers."""
+        if self.warming is None:
+            return
+        try:
+            async with asyncio.timeout(TAKEN_WITHIN):
+                while await self.warming():
+                    await asyncio.sleep(WARMING_LOOK)
+        except TimeoutError:
+            log.debug("clusters are still warming after %g s", TAKEN_WITHIN)
 
     def _answer(self, kind: str, names: tuple[str, ...]) -> tuple[str, list[JSONObject]]:
         """Version and resources of a question. No names: all."""
