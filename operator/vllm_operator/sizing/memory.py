@@ -6,6 +6,7 @@ All figures are bytes of one rank. vLLM's own bookkeeping is followed (gpu_worke
 """
 
 from dataclasses import dataclass, field, replace
+from functools import cache
 from math import ceil
 
 from vllm_operator.hub.facts import LayerWeights, ModelFacts
@@ -162,6 +163,7 @@ class Memory:
         return self.budget - self.weights - self.activation - self.other
 
 
+@cache
 def captured_sizes(largest: int) -> int:
     """Number of batch sizes that are captured up to this one: 1, 2, 4, every 8th to 256, every 16th from there."""
     return sum(size <= largest for size in (1, 2, 4)) + min(largest, 255) // 8 + max(0, (largest - 256) // 16 + 1)
