@@ -183,6 +183,45 @@ async def test_the_log_is_read_once(errors: list[ApiError], asked: int, start_up
     assert read == [Key(KEY.namespace, "pod1")] * asked
 
 
+@virtual
+async def test_a_log_that_does_not_come_keeps_no_probe_waiting() -> None:
+    pods = Pods()
+    never = asyncio.Event()
+    reading = most = 0
+
+    async def log(_: Key) -> str:
+        nonlocal reading, most
+        reading += 1
+        most = max(most, reading)
+        try:
+            await never.wait()
+        finally:
+            reading -= 1
+        return ""
+
+    async with prober(pods, read_log=log) as (made, _):
+        made.watch(KEY, [target(number) for number in range(1, 6)])
+        await asyncio.sleep(60)
+        assert {result.state for result in made.results(KEY).values()} == {ProbeState.OK}
+        asked = len(pods.asked)
+        await asyncio.sleep(30)
+        assert len(pods.asked) - asked >= 5 * 2 * 8, "each pod every three seconds, by /health and /v1/models"
+        assert most == probing.LOGS_AT_ONCE
+    assert reading == 0, "nothing is left behind"
+
+
+@virtual
+async def test_a_log_that_breaks_the_reader_is_done_without() -> None:
+    async def log(_: Key) -> str:
+        raise RuntimeError("a bug")
+
+    async with prober(Pods(), read_log=log) as (made, _):
+        made.watch(KEY, [target()])
+        await asyncio.sleep(60)
+        (result,) = made.results(KEY).values()
+    assert (result.state, result.start_up) == (ProbeState.OK, StartUp())
+
+
 async def test_a_pod_without_metrics_is_no_less_healthy(client: httpx.AsyncClient) -> None:
     async with server() as target:
         prober = Prober(client, lambda key: None, interval=0.05)

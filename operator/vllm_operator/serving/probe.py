@@ -4,6 +4,7 @@ The kubelet's readiness is not enough: it knows nothing of served names, and tak
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,8 @@ from vllm_operator.api.names import Key
 from vllm_operator.cluster.errors import ApiError, Category
 from vllm_operator.serving.startup import StartUp, read_start_up
 
+log = logging.getLogger(__name__)
+
 TIMEOUT = 2.0
 """Seconds that one request may take."""
 LONGEST_PAUSE = 4.0
@@ -27,6 +30,8 @@ LARGEST_METRICS = 4 * 1024 * 1024
 FIGURES_PAUSE = 60.0
 """Seconds after which a pod that did not tell its figures is asked for them again."""
 FIGURES_TRIES = 5
+LOGS_AT_ONCE = 2
+"""Logs that are read at the same time: an operator that starts among a thousand pods is in no hurry to know."""
 CONFIRM_AFTER = 0.5
 """Seconds after which a failure is looked at again before it is believed."""
 
@@ -168,6 +173,7 @@ class Prober:
         read_log: Callable[[Key], Awaitable[str]] | None = None,
     ) -> None:
         self._read_log = read_log
+        self._log_slots = asyncio.Semaphore(LOGS_AT_ONCE)
         self._client = client
         self._on_change = on_change
         self._interval = interval
@@ -175,6 +181,7 @@ class Prober:
         self._targets: dict[Key, dict[str, Target]] = {}
         self._results: dict[Key, dict[str, ProbeResult]] = {}
         self._tasks: dict[tuple[Key, str], asyncio.Task[None]] = {}
+        self._reading: set[asyncio.Task[StartUp | None]] = set()
 
     def watch(self, key: Key, targets: list[Target]) -> None:
         """From now on ask these pods of the model, and no others."""
@@ -199,7 +206,7 @@ class Prober:
 
     async def close(self) -> None:
         """Stop asking."""
-        tasks = list(self._tasks.values())
+        tasks = [*self._tasks.values(), *self._reading]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -219,6 +226,7 @@ class Prober:
         tokens: int | None = None
         start_up = None if self._read_log else StartUp()
         now, tries, next_try = asyncio.get_running_loop().time, 0, 0.0
+        reading: asyncio.Task[StartUp | None] | None = None
         while True:
             target = self._targets[key][uid]
             if self._good(key, uid):
@@ -231,13 +239,21 @@ class Prober:
             else:
                 async with self._slots:
                     result = await self._ask(target)
+            if reading is not None and reading.done():
+                start_up, reading = reading.result(), None
             known = tokens is not None and start_up is not None
             if result.state is ProbeState.OK and not known and tries < FIGURES_TRIES and now() >= next_try:
                 # Once for each pod: they are settled when the pod has started.
                 tries, next_try = tries + 1, now() + FIGURES_PAUSE
                 with suppress(httpx.HTTPError, TimeoutError):
                     tokens = tokens or await read_kv_cache_tokens(self._client, target)
-                start_up = start_up or await self._look_into_log(Key(key.namespace, target.pod))
+                if start_up is None and reading is None:
+                    # Beside the probe, which waits neither for the API server nor for other pods' logs.
+                    reading = asyncio.create_task(
+                        self._look_into_log(Key(key.namespace, target.pod)), name=f"probe log {key} {uid}"
+                    )
+                    reading.add_done_callback(self._reading.discard)
+                    self._reading.add(reading)
             if result.state is ProbeState.OK:
                 result = replace(result, kv_cache_tokens=tokens, start_up=start_up)
             pause = (
@@ -253,10 +269,14 @@ class Prober:
         """Figures of a pod's start; None when it is to be tried again."""
         assert self._read_log is not None
         try:
-            return read_start_up(await self._read_log(pod))
+            async with self._log_slots:
+                return read_start_up(await self._read_log(pod))
         except ApiError as error:
             # Whoever has taken this right away from the operator does without these figures.
             return StartUp() if error.category is Category.DENIED else None
+        except Exception:
+            log.exception("%s: its log could not be read", pod)
+            return StartUp()  # The probe goes on.
 
     def _good(self, key: Key, uid: str) -> bool:
         known = self._results.get(key, {}).get(uid)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-LOG_BYTES = 1024 * 1024
+LOG_BYTES = 256 * 1024
 """Of a log's beginning that are read; a start takes some 20 kB."""
 
 _WEIGHTS = re.compile(r"Model loading took ([0-9.]+) GiB memory and ([0-9.]+) seconds")
