@@ -313,6 +313,11 @@ def test_vllms_own_figures_stand_next_to_the_estimate() -> None:
         "kvCache": "50.94Gi",
         "loadSeconds": 62,
     }
+    # It reads the log after it has asked the pod: what it does not know yet is not taken back.
+    probes = {uid: replace(OK, kv_cache_tokens=1000)}
+    known = {"revision": "r1", "sizing": {"measured": started}}
+    again = report(subject, replace(SEEN, probes=probes), previous=known, now=NOW)["sizing"]["measured"]
+    assert again == started
     other = replace(subject, fields={"revision": "r2", "sizing": {"accelerator": "cpu"}})
     assert report(other, seen(probe=None), previous=before, now=NOW)["sizing"] == {"accelerator": "cpu"}
     unsized = report(other, replace(SEEN, probes=probes), previous={}, now=NOW)
