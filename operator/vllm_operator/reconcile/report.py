@@ -54,6 +54,7 @@ TERMINAL = frozenset(
         Reason.INVALID_PARALLELISM,
         Reason.INVALID_POD_TEMPLATE,
         Reason.NOT_IMPLEMENTED,
+        Reason.NEEDS_GATEWAY,
         Reason.CHILD_CONFLICT,
         Reason.MODEL_NOT_FOUND,
         Reason.MODEL_ACCESS_DENIED,
