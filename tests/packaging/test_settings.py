@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from .support import MANIFESTS, environment, kustomize, only, operator_module, render
+from .support import MANIFESTS, environment, kustomize, of_the_operator, only, operator_module, render
 from .test_chart import VARIANTS
 
 PREFIX = "VLLM_OPERATOR_"
@@ -22,6 +22,7 @@ ALL_SET: dict[str, Any] = VARIANTS["everything on"] | {
     },
     "hub": {"endpoint": "https://hub.example.com", "inspectImage": "registry.example.com/vllm-operator:1"},
     "gpuPools": [{"product": "NVIDIA-L4", "nodes": 2, "tolerations": [{"key": "gpu", "operator": "Exists"}]}],
+    "gateway": {"enabled": True},
 }
 
 
@@ -43,7 +44,7 @@ def _known() -> set[str]:
 def test_every_setting_can_be_given_in_the_values() -> None:
     given = {
         name.removeprefix(PREFIX)
-        for name in environment(only(render(ALL_SET), "Deployment"))
+        for name in environment(only(of_the_operator(render(ALL_SET)), "Deployment"))
         if name.startswith(PREFIX)
     }
     assert given == _known() - NOT_IN_THE_CHART
@@ -51,11 +52,12 @@ def test_every_setting_can_be_given_in_the_values() -> None:
 
 @pytest.mark.parametrize("values", [{}, ALL_SET], ids=["default", "all"])
 def test_the_operator_takes_what_the_chart_gives(values: dict[str, Any]) -> None:
-    variables = environment(only(render(values), "Deployment"))
+    variables = environment(only(of_the_operator(render(values)), "Deployment"))
     settings = operator_module("app.settings").read_settings(_parser(variables).parse_args([]))
     assert list(settings.namespaces) == values.get("watchNamespaces", [])
     assert (settings.build.default_gateway is None) is ("defaultGateway" not in values)
     assert settings.http_port == 8080
+    assert bool(settings.gateway_url) is ("gateway" in values)
 
 
 @pytest.mark.parametrize("bound", ["minimum", "maximum"])

@@ -42,6 +42,8 @@ class Settings:
     """Hugging Face hub or mirror that models are looked up on; empty: none is asked."""
     inspect_image: str
     """Image of the Jobs that read models in volumes; empty: the operator's own."""
+    gateway_url: str
+    """URL of the gateway for all models; empty: there is none."""
     own_pod: Key | None
     """The operator's own pod; None outside a cluster."""
     log_format: str
@@ -106,6 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str
         metavar="URL",
     )
     add("inspect-image", "", "image of the Jobs that read models in volumes; none: the operator's own", metavar="IMAGE")
+    add("gateway-url", "", "URL of the gateway for all models, told to users; none: there is none", metavar="URL")
     add(
         "gpu-pools",
         "",
@@ -159,6 +162,7 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
         identity=_text("--identity", arguments.identity),
         probe_interval=_number("--probe-interval", arguments.probe_interval, least=0.5, most=4),
         inspect_image=arguments.inspect_image.strip(),
+        gateway_url=arguments.gateway_url.strip(),
         own_pod=_own_pod(os.environ),
         hub_endpoint=_endpoint("--hub-endpoint", arguments.hub_endpoint),
         log_format=_choice("--log-format", arguments.log_format, _LOG_FORMATS),
