@@ -19,7 +19,6 @@ from vllm_operator.api.types import API_VERSION, KIND
 from vllm_operator.cluster.permissions import (
     CLUSTER_RULES,
     GATEWAY_OPERATOR_RULES,
-    GATEWAY_OWN_NAMESPACE_RULES,
     GATEWAY_RULES,
     LOG_RULES,
     NODE_RULES,
@@ -38,7 +37,6 @@ CHART_RULES = {
     "node-rules": NODE_RULES,
     "own-namespace-rules": OWN_NAMESPACE_RULES,
     "gateway-rules": GATEWAY_RULES,
-    "gateway-own-namespace-rules": GATEWAY_OWN_NAMESPACE_RULES,
     "gateway-operator-rules": GATEWAY_OPERATOR_RULES,
 }
 """The chart's files of rules."""

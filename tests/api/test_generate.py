@@ -13,7 +13,6 @@ from vllm_operator.api.crd import crd
 from vllm_operator.cluster.permissions import (
     CLUSTER_RULES,
     GATEWAY_OPERATOR_RULES,
-    GATEWAY_OWN_NAMESPACE_RULES,
     GATEWAY_RULES,
     LOG_RULES,
     NODE_RULES,
@@ -120,7 +119,6 @@ def test_the_gateways_rules_are_in_files_of_their_own() -> None:
     files = generate.files()
     for name, rules in (
         ("gateway-rules", GATEWAY_RULES),
-        ("gateway-own-namespace-rules", GATEWAY_OWN_NAMESPACE_RULES),
         ("gateway-operator-rules", GATEWAY_OPERATOR_RULES),
     ):
         text = files[f"charts/vllm-operator/files/rbac/{name}.yaml"]

@@ -58,7 +58,7 @@ CHANGES: list[tuple[str, str, Any]] = [
     ("build.default-gateway", "gw/g/s", GatewayRef("gw", "g", "s")),
     ("build.run-as-user", "1000", 1000),
     ("build.cluster-domain", "x.y", "x.y"),
-    ("gateway-url", "http://gateway", "http://gateway"),
+    ("build.gateway-url", "http://gateway/", "http://gateway"),
     ("leader-election", "false", False),
     ("http-port", "[::1]:9000", 9000),
 ]

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from tests.cluster.settings import ENVOY_REQUIREMENT
+from vllm_operator.gateway.bootstrap import READY_PATH
 
 from .support import (
     CHART,
@@ -147,11 +148,10 @@ def test_the_agent_looks_where_the_operator_looks() -> None:
 def test_a_pod_leaves_when_no_request_is_under_way() -> None:
     deployment = _deployment()
     pod = deployment["spec"]["template"]["spec"]
-    ports = {port["name"]: port["containerPort"] for port in container(deployment, "agent")["ports"]}
-    for each in pod["containers"]:
-        hook = each["lifecycle"]["preStop"]["httpGet"]
-        # A hook knows the names of its own container's ports only.
-        assert hook == {"path": "/drain", "port": "agent" if each["name"] == "agent" else ports["agent"]}
+    # The kubelet ends sidecars after all other containers, and the agent ends when Envoy has no request.
+    assert [each["name"] for each in pod["containers"]] == ["agent"]
+    assert container(deployment, "envoy")["restartPolicy"] == "Always"
+    assert not any("lifecycle" in each for each in pod["containers"] + pod["initContainers"])
     assert pod["terminationGracePeriodSeconds"] == 330
     assert deployment["spec"]["strategy"] == {
         "type": "RollingUpdate",
@@ -165,11 +165,12 @@ def test_probes() -> None:
     assert (
         agent["startupProbe"]["httpGet"] == agent["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "agent"}
     )
-    assert agent["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "agent"}
-    assert agent["readinessProbe"]["periodSeconds"] <= 2
+    # An agent that is away changes nothing.
+    assert "readinessProbe" not in agent
+    assert envoy["readinessProbe"]["httpGet"] == {"path": READY_PATH, "port": "http"}
+    assert envoy["readinessProbe"]["periodSeconds"] <= 2
     assert envoy["livenessProbe"]["tcpSocket"] == {"port": "http"}
     assert envoy["livenessProbe"]["periodSeconds"] * envoy["livenessProbe"]["failureThreshold"] >= 60
-    assert "readinessProbe" not in envoy
 
 
 def test_only_the_agent_has_the_token() -> None:

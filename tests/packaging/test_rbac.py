@@ -158,10 +158,8 @@ def test_a_gateway_elsewhere_can_still_be_read() -> None:
 def test_the_gateway_has_its_own_rights_and_the_operator_may_make_keys_for_it() -> None:
     objects = render(GATEWAY)
     [cluster] = of_kind(of_the_gateway(objects), "ClusterRole")
-    [own] = of_kind(of_the_gateway(objects), "Role")
+    assert not of_kind(of_the_gateway(objects), "Role")
     assert cluster["rules"] == _rules("gateway-rules.yaml")
-    assert own["rules"] == _rules("gateway-own-namespace-rules.yaml")
-    assert own["metadata"]["namespace"] == NAMESPACE
     accounts = {
         subject["name"]
         for kind in ("ClusterRoleBinding", "RoleBinding")
@@ -171,14 +169,14 @@ def test_the_gateway_has_its_own_rights_and_the_operator_may_make_keys_for_it() 
     assert accounts == {"vllm-operator-gateway"}
     [operator] = [thing for thing in of_kind(objects, "ClusterRole") if thing["metadata"]["name"] == "vllm-operator"]
     more = _grants(operator["rules"]) - _grants(_rules("cluster-rules.yaml")) - _grants(_rules("log-rules.yaml"))
-    assert more == {("", "secrets", verb) for verb in ("create", "patch", "delete")}
+    assert more == {("", "secrets", verb) for verb in ("create",)}
     assert operator["rules"][-1:] == _rules("gateway-operator-rules.yaml")
 
 
-def test_the_gateway_reads_secrets_and_writes_nothing_but_conditions_and_its_lease() -> None:
-    grants = _grants(_rules("gateway-rules.yaml")) | _grants(_rules("gateway-own-namespace-rules.yaml"))
-    writes = {(resource, verb) for _, resource, verb in grants if verb not in {"get", "list", "watch"}}
-    assert writes == {("vllmmodels/status", "patch")} | {("leases", verb) for verb in ("create", "patch", "update")}
+def test_the_gateway_writes_nothing() -> None:
+    grants = _grants(_rules("gateway-rules.yaml"))
+    assert {resource for _, resource, _ in grants} == {"vllmmodels", "endpointslices", "secrets"}
+    assert {verb for _, _, verb in grants} <= {"get", "list", "watch"}
 
 
 def test_the_gateway_of_some_namespaces_reads_the_secrets_of_these_only() -> None:
@@ -189,7 +187,6 @@ def test_the_gateway_of_some_namespaces_reads_the_secrets_of_these_only() -> Non
     assert granted == {
         ("a", "vllm-operator-gateway"): _rules("gateway-rules.yaml"),
         (NAMESPACE, "vllm-operator-gateway"): _rules("gateway-rules.yaml"),
-        (NAMESPACE, "vllm-operator-gateway-leases"): _rules("gateway-own-namespace-rules.yaml"),
     }
     elsewhere = [thing for thing in of_kind(objects, "Role") if thing["metadata"]["namespace"] == "gateways"]
     assert of_the_operator(elsewhere) == elsewhere

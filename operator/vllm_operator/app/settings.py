@@ -42,8 +42,6 @@ class Settings:
     """Hugging Face hub or mirror that models are looked up on; empty: none is asked."""
     inspect_image: str
     """Image of the Jobs that read models in volumes; empty: the operator's own."""
-    gateway_url: str
-    """URL of the gateway for all models; empty: there is none."""
     own_pod: Key | None
     """The operator's own pod; None outside a cluster."""
     log_format: str
@@ -162,7 +160,6 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
         identity=_text("--identity", arguments.identity),
         probe_interval=_number("--probe-interval", arguments.probe_interval, least=0.5, most=4),
         inspect_image=arguments.inspect_image.strip(),
-        gateway_url=arguments.gateway_url.strip(),
         own_pod=_own_pod(os.environ),
         hub_endpoint=_endpoint("--hub-endpoint", arguments.hub_endpoint),
         log_format=_choice("--log-format", arguments.log_format, _LOG_FORMATS),
@@ -181,6 +178,7 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
                 AcceleratorKind, _choice("--default-accelerator", arguments.default_accelerator, _ACCELERATORS)
             ),
             default_gateway=_gateway(arguments.default_gateway),
+            gateway_url=_url("--gateway-url", arguments.gateway_url),
             run_as_user=(
                 read_number("--vllm-run-as-user", arguments.vllm_run_as_user, least=1, most=2**31 - 1)
                 if arguments.vllm_run_as_user
@@ -253,9 +251,16 @@ def _own_pod(environment: Mapping[str, str]) -> Key | None:
 def _endpoint(flag: str, text: str) -> str:
     if text.strip().lower() == "off":
         return ""
-    if not text.startswith(("http://", "https://")):
-        raise SettingsError(f"{flag} is {text!r}; write a URL that begins with http:// or https://, or off")
-    return text.rstrip("/")
+    try:
+        return _url(flag, text)
+    except SettingsError as error:
+        raise SettingsError(f"{error}, or off") from None
+
+
+def _url(flag: str, text: str) -> str:
+    if text.strip() and not text.startswith(("http://", "https://")):
+        raise SettingsError(f"{flag} is {text!r}; write a URL that begins with http:// or https://")
+    return text.strip().rstrip("/")
 
 
 def _pools(flag: str, text: str) -> tuple[GpuPool, ...]:

@@ -138,7 +138,7 @@ GATEWAY_OPERATOR_RULES: tuple[Rule, ...] = (
     Rule(
         group="",
         resources=("secrets",),
-        verbs=("create", "patch", "delete"),
+        verbs=("create",),
         reason="Gives each model's vLLM a generated key, so that nobody goes round the gateway.",
     ),
 )
@@ -150,12 +150,6 @@ GATEWAY_RULES: tuple[Rule, ...] = (
         resources=(PLURAL,),
         verbs=READ,
         reason="Knows which models there are, and who may use them.",
-    ),
-    Rule(
-        group=GROUP,
-        resources=(f"{PLURAL}/status",),
-        verbs=("patch",),
-        reason="Tells in a condition what of a model the gateway could not take.",
     ),
     Rule(
         group="discovery.k8s.io",
@@ -171,13 +165,3 @@ GATEWAY_RULES: tuple[Rule, ...] = (
     ),
 )
 """Rules of the gateway's own account for the namespaces whose models it serves: a ClusterRole, or a Role in each namespace."""
-
-GATEWAY_OWN_NAMESPACE_RULES: tuple[Rule, ...] = (
-    Rule(
-        group="coordination.k8s.io",
-        resources=("leases",),
-        verbs=("get", "create", "patch", "update"),
-        reason="One replica of the gateway writes conditions: the one that holds the lease.",
-    ),
-)
-"""Rules of the gateway's own account for its own namespace."""

@@ -18,6 +18,9 @@ from vllm_operator.gateway.render import (
 
 JSONObject = dict[str, Any]
 
+READY_PATH = "/-/ready"
+"""Answers 200 when Envoy has all that it asks for, until it is told to leave."""
+
 _FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
 _HTTP_MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
@@ -139,6 +142,14 @@ def build_filters(*, largest_body: int, authentication: JSONObject | None = None
         }
     }
     return [
+        {
+            "name": "ready",
+            "typed_config": {
+                "@type": f"{_FILTERS}.health_check.v3.HealthCheck",
+                "pass_through_mode": False,
+                "headers": [{"name": ":path", "string_match": {"exact": READY_PATH}}],
+            },
+        },
         _lua("keyless", SCRIPT),
         {"name": AUTHENTICATION, **(source if authentication is None else {"typed_config": authentication})},
         {
@@ -198,6 +209,7 @@ def build_access_log() -> JSONObject:
     """One JSON line for each request, with the name of the key. Neither keys nor what stands behind ? in a path."""
     return {
         "name": "stdout",
+        "filter": {"not_health_check_filter": {}},
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
             "log_format": {
