@@ -3,8 +3,12 @@
 They have no components to kill and no audit log; tests that need these skip, with the reason that the error gives.
 """
 
+import atexit
+import json
 import os
+import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +51,30 @@ class ExistingCluster(LocalCluster):
         if not address:
             raise ClusterError("set VLLM_OPERATOR_GATEWAY_URL to the address of this cluster's gateway")
         return address.rstrip("/")
+
+    def service_url(self, namespace: str, name: str) -> str:
+        """Address of a Service's first port, by a `kubectl port-forward` that ends with this process."""
+        service = json.loads(self.kubectl("-n", namespace, "get", "service", name, "-o", "json"))
+        port = service["spec"]["ports"][0]["port"]
+        words: list[str | Path] = [
+            self.bin("kubectl"),
+            "--kubeconfig",
+            self.kubeconfig,
+            "-n",
+            namespace,
+            "port-forward",
+        ]
+        forward = subprocess.Popen(
+            [*words, f"service/{name}", f":{port}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        atexit.register(forward.terminate)
+        assert forward.stdout is not None
+        line = forward.stdout.readline()
+        found = re.search(r"127\.0\.0\.1:(\d+)", line)
+        if found is None:
+            forward.terminate()
+            raise ClusterError(f"kubectl port-forward to {namespace}/{name}: {line}{forward.communicate()[1]}")
+        return f"http://127.0.0.1:{found[1]}"
 
     def bin(self, name: str) -> Path:
         """Return a program from PATH."""

@@ -200,6 +200,11 @@ class LocalCluster:
         """Base address of the gateway, reachable from this machine and from pods on the real node."""
         return f"http://{self._settings.host_address}:{self._settings.gateway_port}"
 
+    def service_url(self, namespace: str, name: str) -> str:
+        """Address of a Service's first port, reachable from this machine: kube-proxy runs on it."""
+        service = json.loads(self.kubectl("-n", namespace, "get", "service", name, "-o", "json"))
+        return f"http://{service['spec']['clusterIP']}:{service['spec']['ports'][0]['port']}"
+
     def bin(self, name: str) -> Path:
         """Return the path of one of the built programs: kubectl, helm, ctr and so on."""
         return tools.binary(name)

@@ -67,6 +67,12 @@ class Installation:
             timeout=ROLLOUT_SECONDS + 10,
         )
 
+    def gateway_url(self) -> str:
+        """Wait until the gateway for all models is of the newest kind and ready; return its address."""
+        words = ("rollout", "status", f"deployment/{self.release}-gateway", f"--timeout={ROLLOUT_SECONDS:g}s")
+        self.cluster.kubectl("-n", self.namespace, *words, timeout=ROLLOUT_SECONDS + 10)
+        return self.cluster.service_url(self.namespace, f"{self.release}-gateway")
+
     def uninstall(self) -> None:
         """Remove the release and its namespace; the definition stays, as a user's would."""
         if self.installed():
@@ -96,6 +102,16 @@ def local_values(image: str = OPERATOR_IMAGE) -> dict[str, Any]:
         "image": {"repository": repository, "tag": tag},
         "defaultGateway": GATEWAY,
         # The tag is the same for each build: this is what makes the pods new ones when the code is.
+        "podAnnotations": {"vllm-operator\\.io/source": source_hash()},
+    }
+
+
+def gateway_values(envoy: str) -> dict[str, Any]:
+    """Return the values that switch the gateway on, with an image of Envoy that was made here."""
+    repository, _, tag = envoy.rpartition(":")
+    return {
+        "enabled": True,
+        "envoy": {"image": {"repository": repository, "tag": tag}, "concurrency": 1},
         "podAnnotations": {"vllm-operator\\.io/source": source_hash()},
     }
 

@@ -56,8 +56,8 @@ def complete(url: str, model: str, *, key: str | None = None, max_tokens: int = 
 class Traffic:
     """A steady stream of completions from several clients, from beginning to end of a `with`."""
 
-    def __init__(self, url: str, model: str, *, clients: int = 3, pause: float = 0.1) -> None:
-        self._ask = (url, model)
+    def __init__(self, url: str, model: str, *, key: str | None = None, clients: int = 3, pause: float = 0.1) -> None:
+        self._ask = lambda: complete(url, model, key=key)
         self._pause = pause
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(clients)]
@@ -67,7 +67,7 @@ class Traffic:
     def _run(self) -> None:
         replies = self._replies[next(self._numbers)]
         while not self._stop.is_set():
-            replies.append(complete(*self._ask))
+            replies.append(self._ask())
             self._stop.wait(self._pause)
 
     @property

@@ -80,7 +80,7 @@ def test_the_agent_and_envoys_bootstrap_take_what_the_chart_gives(values: dict[s
     agent = operator_module("app.gateway")
     parser = argparse.ArgumentParser()
     agent.add_agent_arguments(parser, environment(deployment, "agent"))
-    settings = agent.read_agent_settings(parser.parse_args(container(deployment, "agent")["args"][1:]))
+    settings = agent.read_agent_settings(parser.parse_args(container(deployment, "agent")["command"][4:]))
     assert list(settings.namespaces) == values.get("watchNamespaces", [])
     assert (settings.port, settings.admin_port, settings.xds_port) == (8081, 9901, 9902)
     assert settings.largest_body == 5 * 1024**2

@@ -5,6 +5,7 @@ Models, EndpointSlices and Secrets → state → Envoy's configuration. While th
 
 import argparse
 import asyncio
+import faulthandler
 import json
 import logging
 import os
@@ -246,6 +247,7 @@ class GatewayAgent:
                     ("tell", self._tell_for_ever()),
                     ("named keys", self._read_named_keys(cluster)),
                     ("envoy", self._look_at_envoy()),
+                    ("watchdog", self._watch_itself()),
                     *(
                         (f"watch {kind}", each.run())
                         for kind, reflectors in self._reflectors.items()
@@ -385,6 +387,18 @@ class GatewayAgent:
                 )
             shown = now
             await asyncio.sleep(1.0)
+
+    async def _watch_itself(self) -> None:
+        """End the process when it is stuck: it is started again, and Envoy serves on meanwhile."""
+        try:
+            while True:
+                # From another thread, which writes where the agent hangs.
+                faulthandler.dump_traceback_later(STUCK_AFTER, exit=True)
+                if reason := self._sick():
+                    raise RuntimeError(reason)
+                await asyncio.sleep(STUCK_AFTER / 10)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
     async def _warming(self) -> int:
         try:

@@ -1,0 +1,266 @@
+"""One endpoint for all models: names, keys, and no request lost while everything behind it changes."""
+
+import base64
+import json
+import secrets
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import httpx
+import openai
+import pytest
+
+from tests.apiserver import Object
+from tests.demo.installation import gateway_values
+
+from . import node
+from .api import eventually
+from .conftest import LOAD_SECONDS, World, sample
+from .traffic import Traffic, complete
+
+Measured = Callable[[str], None]
+MODEL = "tiny-cpu"
+GATEWAY_PODS = "app.kubernetes.io/name=vllm-operator-gateway"
+PROMPT = "Once upon a time there was a model"
+"""Long enough: the CPU build's attention ends in an illegal instruction on processors with AMX when the first prompt is short."""
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """The gateway, a model behind it, and a team's key."""
+
+    url: str
+    namespace: str
+    key: str
+
+    def ask(self, path: str, body: object = None, *, key: str | None = None, **headers: str) -> httpx.Response:
+        """POST JSON, or GET without a body, with the team's key (or another; "": none)."""
+        key = self.key if key is None else key
+        sent = {**({"authorization": f"Bearer {key}"} if key else {}), **headers}
+        with httpx.Client(base_url=self.url, timeout=60, trust_env=False) as client:
+            return client.get(path, headers=sent) if body is None else client.post(path, json=body, headers=sent)
+
+    def client(self, key: str | None = None) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key or self.key, max_retries=0, timeout=60)
+
+
+def key_secret(name: str, **keys: str) -> Object:
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "labels": {"vllm-operator.io/api-keys": "true"}},
+        "stringData": keys,
+    }
+
+
+@pytest.fixture(scope="module")
+def gateway(world: World) -> Iterator[Gateway]:
+    world.reinstall(gateway=gateway_values(world.cluster.envoy_image()))
+    namespace = world.make_namespace()
+    key = f"sk-{secrets.token_urlsafe(24)}"
+    world.apply(namespace, key_secret("team", alice=key), sample())
+    url = world.operator.gateway_url()
+    world.wait_ready(namespace, MODEL, seconds=LOAD_SECONDS)
+    yield Gateway(url, namespace, key)
+    world.delete_namespace(namespace)
+    world.reinstall()
+
+
+def pods(world: World) -> list[Object]:
+    found = world.api.list("pods", world.operator.namespace, labels=GATEWAY_PODS)
+    return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+
+def test_the_openai_client(gateway: Gateway) -> None:
+    client = gateway.client()
+    listed = client.models.list()
+    assert [each.id for each in listed] == [MODEL]
+    assert client.models.retrieve(MODEL).owned_by == gateway.namespace
+    assert (client.models.retrieve(MODEL).model_extra or {})["max_model_len"] == 512
+    for name in (MODEL, f"{gateway.namespace}/{MODEL}"):
+        answer = client.chat.completions.create(
+            model=name, messages=[{"role": "user", "content": PROMPT}], max_completion_tokens=8
+        )
+        assert answer.choices[0].message.role == "assistant"
+        assert answer.usage is not None
+        assert answer.usage.completion_tokens <= 8
+    pieces = list(
+        client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": PROMPT}], max_completion_tokens=8, stream=True
+        )
+    )
+    assert pieces[-1].choices[0].finish_reason is not None
+    assert len(pieces) > 3
+    assert client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=4).choices[0].text
+
+
+def test_curl(gateway: Gateway) -> None:
+    body = json.dumps({"model": MODEL, "prompt": PROMPT, "max_tokens": 4, "stream": True})
+    words = ["-sS", "--no-buffer", f"{gateway.url}/v1/completions", "-H", "content-type: application/json", "-d", body]
+    said = subprocess.run(
+        ["curl", *words, "-H", f"x-api-key: {gateway.key}"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert said.stdout.strip().endswith("data: [DONE]"), said
+
+
+def test_what_goes_wrong_is_said_as_openai_says_it(gateway: Gateway) -> None:
+    with pytest.raises(openai.AuthenticationError, match="API key is missing or wrong"):
+        gateway.client("sk-this-is-nobodys-key").models.list()
+    with pytest.raises(openai.NotFoundError, match=f"`no-such-model` does not exist.*`{MODEL}`") as caught:
+        gateway.client().completions.create(model="no-such-model", prompt=PROMPT)
+    assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
+    with pytest.raises(openai.NotFoundError):
+        gateway.client().models.retrieve("no-such-model")
+    with pytest.raises(openai.BadRequestError):
+        gateway.client().completions.create(model=MODEL, prompt=PROMPT, max_tokens=100_000)
+    large = gateway.ask("/v1/completions", {"model": MODEL, "prompt": "x" * 70 * 1024**2})
+    assert large.status_code == 413
+    assert large.json()["error"]["code"] == "request_too_large"
+    assert gateway.ask("/v1/models", key="").status_code == 401
+    assert gateway.ask("/metrics").status_code == 404, "vLLM's own pages stay inside"
+
+
+def test_nobody_goes_round_the_gateway(world: World, gateway: Gateway) -> None:
+    address = world.pod(gateway.namespace, MODEL)["status"]["podIP"]
+    body = {"model": MODEL, "prompt": PROMPT}
+    for key in ("", gateway.key):
+        sent = {"authorization": f"Bearer {key}"} if key else {}
+        answer = httpx.post(f"http://{address}:8000/v1/completions", json=body, headers=sent, trust_env=False)
+        assert answer.status_code == 401
+
+
+def test_a_model_that_loads_says_so(world: World, gateway: Gateway) -> None:
+    other = sample()
+    other["metadata"]["name"] = "second"
+    other["spec"]["servedModelNames"] = ["second", "chat"]
+    world.apply(gateway.namespace, other)
+
+    def told() -> httpx.Response | None:
+        found = gateway.ask("/v1/completions", {"model": "chat", "prompt": PROMPT})
+        return found if found.status_code == 503 else None
+
+    answer: httpx.Response = eventually("the gateway knows the second model", told, seconds=30)
+    assert int(answer.headers["retry-after"]) > 0
+    error = answer.json()["error"]
+    assert error["code"] == "model_not_ready"
+    assert "does not answer now: " in error["message"]
+    listed = {each["id"]: each for each in gateway.ask("/v1/models").json()["data"]}
+    assert listed["chat"]["ready"] is False
+    assert listed[MODEL]["ready"] is True
+    world.wait_ready(gateway.namespace, "second", seconds=LOAD_SECONDS)
+    assert complete(gateway.url, "chat", key=gateway.key).good
+    assert complete(gateway.url, MODEL, key=gateway.key).good
+    world.api.delete("models", gateway.namespace, "second")
+    eventually(
+        "the second model is forgotten",
+        lambda: gateway.ask("/v1/completions", {"model": "chat", "prompt": PROMPT}).status_code == 404,
+        seconds=30,
+    )
+
+
+def test_teams_see_what_is_theirs(world: World, gateway: Gateway) -> None:
+    namespace = world.make_namespace()
+    key = f"sk-{secrets.token_urlsafe(24)}"
+    try:
+        world.apply(namespace, key_secret("team", bob=key))
+        eventually("the key is known", lambda: gateway.ask("/v1/models", key=key).status_code == 200, seconds=30)
+        assert gateway.ask("/v1/models", key=key).json()["data"] == []
+        body = {"model": MODEL, "prompt": PROMPT, "max_tokens": 4}
+        assert gateway.ask("/v1/completions", body, key=key).status_code == 404
+        world.edit(gateway.namespace, MODEL, {"auth": {"callers": [{}, {"namespace": namespace}]}})
+        began = time.monotonic()
+        eventually(
+            "the other team may use it",
+            lambda: gateway.ask("/v1/completions", body, key=key).status_code == 200,
+            seconds=30,
+        )
+        assert time.monotonic() - began < 30
+        assert gateway.ask("/v1/completions", body).status_code == 200
+        world.edit(gateway.namespace, MODEL, {"auth": None})
+        eventually(
+            "the other team may not",
+            lambda: gateway.ask("/v1/completions", body, key=key).status_code == 404,
+            seconds=30,
+        )
+    finally:
+        world.delete_namespace(namespace)
+    eventually("its key is nobody's", lambda: gateway.ask("/v1/models", key=key).status_code == 401, seconds=60)
+
+
+def test_no_request_fails_while_everything_changes(world: World, gateway: Gateway, measured: Measured) -> None:
+    """A new key; the agents killed; the gateway's pods replaced; no operator; the model rolled out."""
+    namespace = world.operator.namespace
+    before = world.pod(gateway.namespace, MODEL)
+    with Traffic(gateway.url, MODEL, key=gateway.key, clients=3) as traffic:
+
+        def go_on(what: str) -> None:
+            count = len(traffic.replies)
+            eventually(f"requests flow after: {what}", lambda: len(traffic.replies) >= count + 10, seconds=90)
+            assert not traffic.failures, (what, traffic.failures[:3])
+
+        go_on("nothing")
+        new = f"sk-{secrets.token_urlsafe(24)}"
+        world.apply(gateway.namespace, key_secret("team", alice=gateway.key, carol=new))
+        eventually("a new key", lambda: gateway.ask("/v1/models", key=new).status_code == 200, seconds=30)
+        go_on("a new key")
+        for pod in pods(world):
+            killed = node.processes(pod, command="-m vllm_operator gateway")
+            assert len(killed) == 1
+            node.kill(killed)
+        go_on("the agents were killed")
+        newer = f"sk-{secrets.token_urlsafe(24)}"
+        world.apply(gateway.namespace, key_secret("team", alice=gateway.key, dave=newer))
+        eventually("the agents are back", lambda: gateway.ask("/v1/models", key=newer).status_code == 200, seconds=60)
+        assert all(_ready(pod) for pod in pods(world))
+        world.cluster.kubectl("-n", namespace, "rollout", "restart", f"deployment/{world.operator.release}-gateway")
+        world.operator.gateway_url()
+        eventually(
+            "the old pods are gone",
+            lambda: len(world.api.list("pods", namespace, labels=GATEWAY_PODS)) == 2,
+            seconds=120,
+        )
+        go_on("the gateway's pods were replaced")
+        world.cluster.kubectl("-n", namespace, "scale", f"deployment/{world.operator.release}", "--replicas=0")
+        eventually("no operator", lambda: not world.operator_pods(), seconds=60)
+        go_on("the operator is down")
+        world.cluster.kubectl("-n", namespace, "scale", f"deployment/{world.operator.release}", "--replicas=1")
+        world.wait_for_leader()
+        world.edit(gateway.namespace, MODEL, {"engine": {"maxModelLen": 1024}})
+        world.wait_condition(gateway.namespace, MODEL, "Reconciling", "True", "RollingOut", seconds=60)
+        world.wait_ready(gateway.namespace, MODEL)
+        eventually(
+            "the old pod is gone",
+            lambda: world.api.find("pods", gateway.namespace, before["metadata"]["name"]) is None,
+            seconds=180,
+        )
+        go_on("the model rolled out")
+    measured(traffic.summary())
+    assert not traffic.failures, traffic.failures[:3]
+
+
+def _ready(pod: Object) -> bool:
+    statuses = pod["status"]["containerStatuses"]
+    return all(each["ready"] and each["restartCount"] == 0 for each in statuses)
+
+
+def test_keys_are_shown_nowhere(world: World, gateway: Gateway) -> None:
+    secret = world.api.get("secrets", gateway.namespace, f"{MODEL}-engine-key")
+    engine_key = base64.b64decode(secret["data"]["api-key"]).decode()
+    wrong = "sk-a-key-that-is-nobodys-0123456789"
+    gateway.ask("/v1/models", key=wrong)
+    gateway.ask(f"/v1/models?api_key={wrong}")
+    everything = ""
+    for pod in pods(world):
+        name = pod["metadata"]["name"]
+        for container in ("envoy", "agent"):
+            log = world.cluster.kubectl("-n", world.operator.namespace, "logs", name, "-c", container, "--tail=-1")
+            everything += log
+    assert f'"client":"{gateway.namespace}/team/alice"' in everything
+    everything += world.cluster.kubectl("-n", gateway.namespace, "logs", "-l", "vllm-operator.io/model", "--tail=-1")
+    everything += world.operator.logs(tail=-1)
+    for kind in ("vllmmodels", "events", "pods", "deployments", "controllerrevisions"):
+        everything += world.cluster.kubectl("-n", gateway.namespace, "get", kind, "-o", "json")
+    for key in (gateway.key, engine_key, wrong):
+        assert key not in everything
