@@ -315,3 +315,52 @@ async def test_hostile_requests_get_the_right_model_or_an_error(tmp_path: Path) 
         assert refused > 100
         assert found.process.returncode is None
         assert all(ALICE.value not in str(each["headers"]) for each in (*a.requests, *b.requests))
+
+
+FORM = (
+    b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\n%s\r\n'
+    b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n%s\r\n--x--\r\n'
+)
+FORM_TYPE = {"content-type": "multipart/form-data; boundary=x"}
+
+
+async def test_a_fallback_answers_and_gets_the_body_as_it_was(tmp_path: Path) -> None:
+    async with serve("b") as (b,):
+        waiting = model("a", served_model_names=("alpha",), waiting="Starting", fallback=Key("models", "b"))
+        stand_in = model("b", b.endpoint, served_model_names=('be"t\\a é', "beta"))
+        bodies: list[tuple[bytes, bytes]] = [
+            # Numbers that are no floats, escapes, order and space are kept; only the outermost model is another.
+            (
+                b'{"seed": 9223372036854775807, "n":123456789012345678901, "e":1e-7,"f":1.0 ,"model" :"alpha","u":"\xc3\xa9\\u00e9\\ud83d'
+                b'\\ude00\\"","l":[{"model":"alpha"},"]}",{}],"z":-0.0}',
+                b'{"seed": 9223372036854775807, "n":123456789012345678901, "e":1e-7,"f":1.0 ,"model" :%s,"u":"\xc3\xa9\\u00e9\\ud83d'
+                b'\\ude00\\"","l":[{"model":"alpha"},"]}",{}],"z":-0.0}',
+            ),
+            (b' {"model":"\\u0061lpha"}\n', b' {"model":%s}\n'),
+            (b'{"mod\\u0065l":"alpha"}', b'{"mod\\u0065l":%s}'),
+            (b'{"model":1,"x":{},"model":"alpha","y":[]}', b'{"model":%s,"x":{},"model":%s,"y":[]}'),
+            (b'{"metadata":{"model":"alpha"},"model":"models/a"}', b'{"metadata":{"model":"alpha"},"model":%s}'),
+            (
+                b'{"x":"' + b"x\\n" * 1_700_000 + b'","model":"alpha"}',
+                b'{"x":"' + b"x\\n" * 1_700_000 + b'","model":%s}',
+            ),
+        ]
+        new = '"be\\u0022t\\u005ca é"'.encode()
+        async with gateway(tmp_path, state(waiting, stand_in)) as found:
+            for sent, wanted in bodies:
+                answer = await found.ask(sent)
+                assert (served_by(answer), answer.headers["x-vllm-fallback"]) == ("b", "models/b")
+                assert b.requests[-1]["body"] == wanted.replace(b"%s", new), sent[:300]
+                assert json.loads(b.requests[-1]["body"])["model"] == 'be"t\\a é'
+            for size in (10, 3_000_000):
+                answer = await found.ask(
+                    FORM % (b"alpha", b"x" * size), path="/v1/audio/transcriptions", headers=FORM_TYPE
+                )
+                assert served_by(answer) == "b"
+                assert b.requests[-1]["body"] == FORM % ('be"t\\a é'.encode(), b"x" * size)
+            # Those who ask for it itself get it as ever.
+            answer = await found.ask({"model": "beta"})
+            assert (served_by(answer), "x-vllm-fallback" in answer.headers) == ("b", False)
+            assert json.loads(b.requests[-1]["body"]) == {"model": "beta"}
+            await found.publish(state(waiting))
+            assert (await found.ask({"model": "alpha"})).status_code == 503

@@ -13,6 +13,7 @@ import yaml
 
 from tests.gateway.envoy import envoy_program
 from tests.gateway.states import ALICE, BOB, TEAM_A, TEAM_B, model, state
+from vllm_operator.api.names import Key
 from vllm_operator.gateway.bootstrap import build_bootstrap, build_filters
 from vllm_operator.gateway.render import (
     AUTHENTICATION,
@@ -42,6 +43,10 @@ STATES: dict[str, GatewayState] = {
     ),
     "sticky": state(
         model("by-session", POD, OTHER, balance="session"), model("by-user", POD, OTHER, balance="user"), keys=(BOB,)
+    ),
+    "fallback": state(
+        model("large", waiting="Starting", fallback=Key("models", "small"), callers=frozenset({TEAM_A})),
+        model("small", POD, served_model_names=("small", "tiny")),
     ),
     "two-of-one-name": state(
         model("chat", POD, namespace="one", created="1"), model("chat", OTHER, namespace="two", created="2"), keys=()

@@ -1,5 +1,6 @@
 """What Envoy is told."""
 
+import itertools
 import json
 import random
 from typing import Any
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.gateway.states import ALICE, BOB, TEAM_A, TEAM_B, model, state
+from vllm_operator.api.names import Key
 from vllm_operator.gateway.render import CLUSTER, ENDPOINTS, EXTENSION, ROUTES, SECRET, describe, render
 from vllm_operator.gateway.state import Endpoint
 
@@ -76,6 +78,70 @@ def test_weights() -> None:
     # Nobody is sent to a model that does not serve.
     waiting = [pair[0], model("new", served_model_names=("chat",), created="1", weight=1, waiting="Starting")]
     assert not [route for route in routes(*waiting).values() if "weighted_clusters" in route.get("route", {})]
+
+
+def test_shares_of_those_that_serve_are_never_nothing() -> None:
+    """Envoy takes no routes at all where shares add up to 0, and the one that has all of it may be away."""
+    found = routes(
+        *(
+            model(name, POD, served_model_names=("chat",), created=name, weight=weight, waiting=waiting)
+            for name, weight, waiting in (("1", 100, "Starting"), ("2", 0, None), ("3", 0, None))
+        )
+    )
+    (shared,) = [route for route in found.values() if "weighted_clusters" in route.get("route", {})]
+    assert [each["weight"] for each in shared["route"]["weighted_clusters"]["clusters"]] == [1, 1]
+
+
+A_AND_B, ONLY_A, NOBODY = frozenset({TEAM_A, TEAM_B}), frozenset({TEAM_A}), frozenset[Key]()
+
+
+@pytest.mark.parametrize(
+    ("callers", "callers_of_fallback", "used"),
+    [
+        (None, None, True),
+        (ONLY_A, None, True),
+        (ONLY_A, ONLY_A, True),
+        (ONLY_A, A_AND_B, True),
+        (NOBODY, ONLY_A, True),
+        (None, A_AND_B, False),
+        (A_AND_B, ONLY_A, False),
+        (ONLY_A, NOBODY, False),
+    ],
+)
+def test_a_fallback_opens_nothing(
+    callers: frozenset[Key] | None, callers_of_fallback: frozenset[Key] | None, used: bool
+) -> None:
+    found = routes(
+        model("a", waiting="Starting", fallback=Key("models", "b"), callers=callers),
+        model("b", POD, callers=callers_of_fallback),
+    )
+    answer = found["ask/a"]
+    assert ("route" in answer) == used
+    if used:
+        assert answer["route"]["cluster"] == "model/models/b"
+        assert answer["metadata"]["filter_metadata"]["vllm"] == {"model": "models/a", "fallback": "models/b"}
+
+
+def chain(*names: str, **fields: Any) -> list[Any]:
+    """Models that wait, each with the next as its fallback."""
+    return [
+        model(name, waiting="Starting", fallback=Key("models", following), **fields)
+        for name, following in itertools.pairwise(names)
+    ]
+
+
+def test_fallbacks_of_fallbacks() -> None:
+    def cluster(*models: Any) -> str | None:
+        found: str | None = routes(*models)["ask/a"].get("route", {}).get("cluster")
+        return found
+
+    assert cluster(*chain("a", "b", "c", "d"), model("d", POD)) == "model/models/d"
+    assert cluster(*chain("a", "b", "c", "d", "e"), model("e", POD)) is None
+    assert cluster(*chain("a", "b", "a")) is None
+    assert cluster(*chain("a", "a")) is None
+    assert cluster(*chain("a", "not-there")) is None
+    # A model that serves answers itself.
+    assert cluster(model("a", POD, fallback=Key("models", "b")), model("b", OTHER)) == "model/models/a"
 
 
 def test_who_is_told_of_what() -> None:

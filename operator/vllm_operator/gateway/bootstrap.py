@@ -3,66 +3,20 @@
 from typing import Any
 
 from vllm_operator.gateway.render import (
-    ASKING,
     AUTHENTICATION,
-    CLIENT_HEADER,
-    KEYLESS_HEADER,
-    NAMESPACE,
     NO_JSON,
     NO_MODEL,
-    PATHS,
+    REWRITE_FILTER,
     ROUTE_CONFIGURATION,
     error_body,
     xds_source,
 )
+from vllm_operator.gateway.scripts import CLIENT_HEADER, FORM, KEYLESS, KEYLESS_HEADER, NAMESPACE, REWRITE
 
 JSONObject = dict[str, Any]
 
 _FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
 _HTTP_MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
-
-# A request without a key is marked, for the next filter: with a key that is wrong it is refused even where none is needed.
-_PATHS = ", ".join(f'["{path}"] = true' for path in PATHS)
-SCRIPT = f"""
-local paths = {{{_PATHS}}}
-function envoy_on_request(handle)
-  local headers = handle:headers()
-  local path = headers:get(":path"):match("^[^?#]*")
-  if paths[path] then
-    handle:streamInfo():dynamicMetadata():set("{NAMESPACE}", "path", "{ASKING}")
-  end
-  if headers:get("authorization") == nil and headers:get("x-api-key") == nil then
-    headers:replace("{KEYLESS_HEADER}", "open")
-  end
-end
-"""
-
-# Looks for nothing but the part named `model` of a form, in its first and last 64 KiB; JSON is left to a parser.
-FORM_SCRIPT = f"""
-function envoy_on_request(handle)
-  local client = handle:headers():get("{CLIENT_HEADER}")
-  if client ~= nil then
-    handle:streamInfo():dynamicMetadata():set("{NAMESPACE}", "client", client)
-  end
-  local kind = handle:headers():get("content-type") or ""
-  if not kind:lower():find("multipart/form-data", 1, true) then
-    handle:clearRouteCache()
-    return
-  end
-  local body = handle:body(true)
-  if body == nil then return end
-  local length, window = body:length(), 65536
-  local pattern = '[nN]ame="model"[^\\r\\n]*\\r\\n\\r\\n([^\\r\\n]*)\\r\\n'
-  local model = body:getBytes(0, math.min(length, window)):match(pattern)
-  if model == nil and length > window then
-    model = body:getBytes(length - window, window):match(pattern)
-  end
-  if model ~= nil then
-    handle:streamInfo():dynamicMetadata():set("{NAMESPACE}", "model", model)
-  end
-  handle:clearRouteCache()
-end
-"""
 
 
 def build_bootstrap(
@@ -139,13 +93,13 @@ def build_filters(*, largest_body: int, authentication: JSONObject | None = None
         }
     }
     return [
-        _lua("keyless", SCRIPT),
+        _lua("keyless", KEYLESS),
         {"name": AUTHENTICATION, **(source if authentication is None else {"typed_config": authentication})},
         {
             "name": "buffer",
             "typed_config": {"@type": f"{_FILTERS}.buffer.v3.Buffer", "max_request_bytes": largest_body},
         },
-        _lua("form", FORM_SCRIPT),
+        _lua("form", FORM),
         {
             "name": "model",
             "typed_config": {
@@ -163,6 +117,7 @@ def build_filters(*, largest_body: int, authentication: JSONObject | None = None
                 },
             },
         },
+        _lua(REWRITE_FILTER, REWRITE),
         {"name": "envoy.filters.http.router", "typed_config": {"@type": f"{_FILTERS}.router.v3.Router"}},
     ]
 
@@ -208,6 +163,7 @@ def build_access_log() -> JSONObject:
                     "status": "%RESPONSE_CODE%",
                     "flags": "%RESPONSE_FLAGS%",
                     "model": "%METADATA(ROUTE:vllm:model)%",
+                    "fallback": "%METADATA(ROUTE:vllm:fallback)%",
                     # The header itself is taken away before the request goes on.
                     "client": f"%DYNAMIC_METADATA({NAMESPACE}:client)%",
                     "bytes_received": "%BYTES_RECEIVED%",

@@ -12,6 +12,7 @@ from typing import Any
 
 from vllm_operator.api.names import Key, content_hash
 from vllm_operator.gateway.naming import Names, Share, decide_names, own_name
+from vllm_operator.gateway.scripts import ASKING, CLIENT_HEADER, KEYLESS_HEADER, NAMESPACE
 from vllm_operator.gateway.state import ApiKey, GatewayModel, GatewayState
 
 JSONObject = dict[str, Any]
@@ -26,35 +27,15 @@ CLUSTER, ENDPOINTS, ROUTES, SECRET, EXTENSION, LISTENER = (
 )
 _FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
 
-ROUTE_CONFIGURATION, AUTHENTICATION, NAMESPACE, CLIENT_HEADER = "models", "api-keys", "vllm", "x-vllm-client"
-KEYLESS_HEADER = "x-vllm-keyless"
-PATHS = (
-    *(
-        f"/v1/{each}"
-        for each in (
-            "chat/completions",
-            "completions",
-            "responses",
-            "messages",
-            "embeddings",
-            "score",
-            "rerank",
-            "pooling",
-            "classify",
-            "audio/transcriptions",
-            "audio/translations",
-        )
-    ),
-    "/v2/rerank",
-    *(f"/{each}" for each in ("tokenize", "detokenize", "score", "rerank", "pooling", "classify")),
-)
-"""What is passed on to a model; everything else of vLLM's server (metrics, adapters, sleep) stays inside."""
+ROUTE_CONFIGURATION, AUTHENTICATION, REWRITE_FILTER = "models", "api-keys", "rewrite"
+FALLBACK_HEADER = "x-vllm-fallback"
+"""Says in an answer which model gave it, where that is not the one that was asked."""
 ASKED = "%DYNAMIC_METADATA(vllm:model)%"
 """Envoy's word for the model that the body names."""
-ASKING = "ask"
-"""Marks requests for one of these paths: looked up once, not for each model's route."""
 MOST_NAMES = 50
 """Names that an error message lists at most."""
+MOST_FALLBACKS = 3
+"""Steps from a model to its fallback, and from there to that one's; a circle ends there too."""
 NO_MODEL, NO_JSON = "__none__", "__error__"
 _ADDRESS = re.compile(r"[0-9a-fA-F:.]+")
 
@@ -264,11 +245,12 @@ def build_routes(state: GatewayState, names: Names) -> JSONObject:
     """One virtual host: what may be asked for, in the order in which it is looked for."""
     audiences: list[Key | None] = [*sorted({key.secret for key in state.keys}), None]
     routes: list[JSONObject] = []
+    models = {model.key: model for model in state.models}
     groups: dict[tuple[Share, ...], list[str]] = {}
     for name, shares in names.owners.items():
         groups.setdefault(shares, []).append(name)
     for shares, answering in groups.items():
-        routes += _model_routes(shares, answering)
+        routes += _model_routes(shares, answering, models)
     for audience in audiences:
         routes += _audience_routes(audience, names, keys=bool(state.keys))
     return {
@@ -310,14 +292,26 @@ def _asking(names: Iterable[str] = ()) -> JSONObject:
     return {"prefix": "/", "dynamic_metadata": found}
 
 
-def _model_routes(shares: tuple[Share, ...], names: list[str]) -> list[JSONObject]:
+def _model_routes(shares: tuple[Share, ...], names: list[str], models: Mapping[Key, GatewayModel]) -> list[JSONObject]:
     """Requests for a model, and what /v1/models/{id} says of it."""
     first = shares[0].model
     matched = {**_asking(names), "headers": [_method("POST"), *_seen_by(first.callers)]}
     serving = [share for share in shares if share.model.waiting is None]
-    meta = {"filter_metadata": {NAMESPACE: {"model": own_name(first.key)}}}
+    stand_in = (
+        None if serving else next(filter(None, (_find_stand_in(each.model, first, models) for each in shares)), None)
+    )
+    meta = {"model": own_name(first.key)}
     if serving:
         answer: JSONObject = {"route": _route_action(serving)}
+    elif stand_in is not None:
+        meta["fallback"] = own_name(stand_in.key)
+        # It does not know the name that was asked for.
+        renamed = {name: _first_name(stand_in) for name in names}
+        answer = {
+            "route": _route_action([Share(stand_in, 1)]),
+            "typed_per_filter_config": _rewrite({"names": renamed}),
+            "response_headers_to_add": [_header(FALLBACK_HEADER, own_name(stand_in.key))],
+        }
     else:
         answer = {
             **_error(
@@ -329,7 +323,8 @@ def _model_routes(shares: tuple[Share, ...], names: list[str]) -> list[JSONObjec
             ),
             "response_headers_to_add": [_header("retry-after", str(first.retry_after))],
         }
-    routes = [{"name": f"ask/{names[0]}", "match": matched, "metadata": meta, **answer}]
+    metadata = {"filter_metadata": {NAMESPACE: meta}}
+    routes = [{"name": f"ask/{names[0]}", "match": matched, "metadata": metadata, **answer}]
     for name in names:
         routes.append(
             {
@@ -339,6 +334,28 @@ def _model_routes(shares: tuple[Share, ...], names: list[str]) -> list[JSONObjec
             }
         )
     return routes
+
+
+def _find_stand_in(model: GatewayModel, asked: GatewayModel, models: Mapping[Key, GatewayModel]) -> GatewayModel | None:
+    """The serving model that answers in the place of one that does not, to all who may use the one that they asked for."""
+    for _ in range(MOST_FALLBACKS):
+        found = models.get(model.fallback) if model.fallback is not None else None
+        if found is None:
+            return None
+        if found.waiting is None:
+            open_to_all = found.callers is None or (asked.callers is not None and asked.callers <= found.callers)
+            return found if open_to_all else None
+        model = found
+    return None
+
+
+def _first_name(model: GatewayModel) -> str:
+    return model.served_model_names[0] if model.served_model_names else own_name(model.key)
+
+
+def _rewrite(wanted: JSONObject) -> JSONObject:
+    """What the script before the router is to change."""
+    return {REWRITE_FILTER: {"@type": f"{_FILTERS}.lua.v3.LuaPerRoute", "filter_context": wanted}}
 
 
 def _route_action(serving: list[Share]) -> JSONObject:
@@ -361,11 +378,15 @@ def _route_action(serving: list[Share]) -> JSONObject:
             "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
         },
     }
+    total = sum(each.weight for each in serving)
     if len(serving) == 1:
         action["cluster"] = cluster_name(serving[0].model.key)
     else:
         action["weighted_clusters"] = {
-            "clusters": [{"name": cluster_name(each.model.key), "weight": each.weight} for each in serving]
+            # Those that have a share may all be away; no sum of shares may be 0.
+            "clusters": [
+                {"name": cluster_name(each.model.key), "weight": each.weight if total else 1} for each in serving
+            ]
         }
     balance = serving[0].model.balance
     if balance == "session":

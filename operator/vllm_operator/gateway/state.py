@@ -49,6 +49,8 @@ class GatewayModel:
     weight: int | None = None
     """Share of the requests among models of one name; None: the oldest has the name alone."""
     balance: Literal["leastRequest", "session", "user"] = "leastRequest"
+    fallback: Key | None = None
+    """Model that answers in its place while it does not serve, if that one serves and all of its callers may use that one too."""
 
 
 @dataclass(frozen=True, kw_only=True)

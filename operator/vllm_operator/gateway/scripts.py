@@ -1,0 +1,235 @@
+"""The gateway's Lua, which Envoy runs inside itself. Pure text.
+
+Envoy's own `transform` filter is not used to change bodies: it turns all numbers into floats (a `seed` of 2^63-1 comes out as 2^63,
+which vLLM refuses), sorts the keys, and lets a body with a doubled key pass unchanged. What is changed here is nothing but the value.
+"""
+
+CLIENT_HEADER, KEYLESS_HEADER = "x-vllm-client", "x-vllm-keyless"
+NAMESPACE = "vllm"
+"""Of the metadata that is about a request."""
+ASKING = "ask"
+"""Marks requests for one of vLLM's paths: looked up once, not for each model's route."""
+PATHS = (
+    *(
+        f"/v1/{each}"
+        for each in (
+            "chat/completions",
+            "completions",
+            "responses",
+            "messages",
+            "embeddings",
+            "score",
+            "rerank",
+            "pooling",
+            "classify",
+            "audio/transcriptions",
+            "audio/translations",
+        )
+    ),
+    "/v2/rerank",
+    *(f"/{each}" for each in ("tokenize", "detokenize", "score", "rerank", "pooling", "classify")),
+)
+"""What is passed on to a model; everything else of vLLM's server (metrics, adapters, sleep) stays inside."""
+
+# A request without a key is marked, for the next filter: with a key that is wrong it is refused even where none is needed.
+_PATHS = ", ".join(f'["{path}"] = true' for path in PATHS)
+KEYLESS = f"""
+local paths = {{{_PATHS}}}
+function envoy_on_request(handle)
+  local headers = handle:headers()
+  local path = headers:get(":path"):match("^[^?#]*")
+  if paths[path] then
+    handle:streamInfo():dynamicMetadata():set("{NAMESPACE}", "path", "{ASKING}")
+  end
+  if headers:get("authorization") == nil and headers:get("x-api-key") == nil then
+    headers:replace("{KEYLESS_HEADER}", "open")
+  end
+end
+"""
+
+# Finds the value of the part named `model`, and where in the body it begins and what is behind it.
+_FIND_IN_FORM = """
+local function find_in_form(body, length)
+  local window = 65536
+  local pattern = '[nN]ame="model"[^\\r\\n]*\\r\\n\\r\\n()([^\\r\\n]*)()\\r\\n'
+  local from, value, behind = body:getBytes(0, math.min(length, window)):match(pattern)
+  if value == nil and length > window then
+    from, value, behind = body:getBytes(length - window, window):match(pattern)
+    if value ~= nil then
+      from, behind = from + length - window, behind + length - window
+    end
+  end
+  return value, from, behind
+end
+"""
+
+# Looks for nothing but the part named `model` of a form, in its first and last 64 KiB; JSON is left to a parser.
+FORM = f"""
+{_FIND_IN_FORM}
+function envoy_on_request(handle)
+  local client = handle:headers():get("{CLIENT_HEADER}")
+  if client ~= nil then
+    handle:streamInfo():dynamicMetadata():set("{NAMESPACE}", "client", client)
+  end
+  local kind = handle:headers():get("content-type") or ""
+  if not kind:lower():find("multipart/form-data", 1, true) then
+    handle:clearRouteCache()
+    return
+  end
+  local body = handle:body(true)
+  if body == nil then return end
+  local model = find_in_form(body, body:length())
+  if model ~= nil then
+    handle:streamInfo():dynamicMetadata():set("{NAMESPACE}", "model", model)
+  end
+  handle:clearRouteCache()
+end
+"""
+
+# JSON is walked from its first brace, and only members of the outermost object count: `model` in a message, or deeper, is never touched.
+# A parser has found the text to be JSON before; where the walk does not get through nevertheless, it says so.
+_WALK = """
+local byte = string.byte
+
+local function behind_space(text, at, length)
+  while at <= length do
+    local found = byte(text, at)
+    if found ~= 32 and found ~= 10 and found ~= 13 and found ~= 9 then return at end
+    at = at + 1
+  end
+  return at
+end
+
+local function behind_string(text, at, length)
+  at = at + 1
+  while at <= length do
+    local found = byte(text, at)
+    if found == 34 then return at + 1 end
+    if found == 92 then at = at + 1 end
+    at = at + 1
+  end
+  return nil
+end
+
+local function behind_value(text, at, length)
+  local depth = 0
+  while at <= length do
+    local found = byte(text, at)
+    if found == 34 then
+      at = behind_string(text, at, length)
+      if at == nil or depth == 0 then return at end
+    elseif found == 123 or found == 91 then
+      depth = depth + 1
+      at = at + 1
+    elseif found == 125 or found == 93 then
+      if depth == 0 then return at end
+      depth = depth - 1
+      at = at + 1
+      if depth == 0 then return at end
+    elseif depth == 0 and (found == 44 or found == 32 or found == 10 or found == 13 or found == 9) then
+      return at
+    else
+      at = at + 1
+    end
+  end
+  return nil
+end
+
+local function plain(key)
+  if not key:find("\\\\", 1, true) then return key end
+  return (key:gsub("\\\\u00(%x%x)", function(found) return string.char(tonumber(found, 16)) end))
+end
+
+-- Calls visit(key, from, behind) for each member, until that says true. Returns whether the text is such an object.
+local function walk(text, visit)
+  local length, at = #text, 1
+  if text:sub(1, 3) == "\\239\\187\\191" then at = 4 end
+  at = behind_space(text, at, length)
+  if byte(text, at) ~= 123 then return false end
+  at = behind_space(text, at + 1, length)
+  if byte(text, at) == 125 then return true end
+  while at <= length do
+    if byte(text, at) ~= 34 then return false end
+    local behind = behind_string(text, at, length)
+    if behind == nil then return false end
+    local key = plain(text:sub(at + 1, behind - 2))
+    at = behind_space(text, behind, length)
+    if byte(text, at) ~= 58 then return false end
+    at = behind_space(text, at + 1, length)
+    behind = behind_value(text, at, length)
+    if behind == nil then return false end
+    if visit(key, at, behind) then return true end
+    at = behind_space(text, behind, length)
+    local found = byte(text, at)
+    if found == 125 then return true end
+    if found ~= 44 then return false end
+    at = behind_space(text, at + 1, length)
+  end
+  return false
+end
+"""
+
+# A doubled `model` is replaced each time: parsers differ in which one they take.
+_RENAME = """
+local function quoted(name)
+  return '"' .. name:gsub('[%c"\\\\]', function(found) return string.format("\\\\u%04x", byte(found)) end) .. '"'
+end
+
+local function renamed_json(text, name)
+  local parts, done, value = {}, 1, quoted(name)
+  local whole = walk(text, function(key, from, behind)
+    if key == "model" then
+      parts[#parts + 1] = text:sub(done, from - 1)
+      parts[#parts + 1] = value
+      done = behind
+    end
+  end)
+  if not whole or done == 1 then return nil end
+  parts[#parts + 1] = text:sub(done)
+  return table.concat(parts)
+end
+
+local function renamed(kind, body, name)
+  local length = body:length()
+  if kind:find("json", 1, true) then
+    local text = renamed_json(body:getBytes(0, length), name)
+    if text ~= nil then return text end
+  end
+  if not kind:find("multipart/form-data", 1, true) then return nil end
+  local value, from, behind = find_in_form(body, length)
+  if value == nil then return nil end
+  return body:getBytes(0, from - 1) .. name .. body:getBytes(behind - 1, length - behind + 1)
+end
+"""
+
+REFUSED = (
+    '{"error":{"code":"invalid_json","message":"The gateway cannot read the body.","param":"model",'
+    '"type":"invalid_request_error"}}'
+)
+# What the route says is done: to call the model by another name, and to put a prefix before the path.
+REWRITE = f"""
+{_FIND_IN_FORM}
+{_WALK}
+{_RENAME}
+function envoy_on_request(handle)
+  local wanted = handle:filterContext()
+  local names, prefix = wanted:get("names"), wanted:get("prefix")
+  local name = names and names[(handle:streamInfo():dynamicMetadata():get("{NAMESPACE}") or {{}})["model"] or ""]
+  if name then
+    local body = handle:body()
+    local headers = handle:headers()
+    local text = body and renamed((headers:get("content-type") or ""):lower(), body, name)
+    if text == nil then
+      handle:respond({{[":status"] = "400", ["content-type"] = "application/json"}}, '{REFUSED}')
+      return
+    end
+    headers:replace("content-length", tostring(body:setBytes(text)))
+  end
+  if prefix then
+    local headers = handle:headers()
+    local path = headers:get(":path")
+    headers:replace("x-envoy-original-path", path)
+    headers:replace(":path", prefix .. path)
+  end
+end
+"""
