@@ -43,6 +43,9 @@ async def test_the_model_in_the_body_decides(tmp_path: Path) -> None:
     async with serve("a", "b") as (a, b), gateway(tmp_path, usual(a, b)) as found:
         for name, pod in (("alpha", "a"), ("models/a", "a"), ("beta", "b"), ("models/b", "b")):
             assert served_by(await found.ask({"model": name}, key=ALICE.value)) == pod
+            # vLLM does not know the long name.
+            asked = json.loads((a if pod == "a" else b).requests[-1]["body"])
+            assert asked == {"model": "alpha" if pod == "a" else "beta"}
         bodies: list[tuple[Any, str]] = [
             ({"metadata": {"model": "beta"}, "model": "alpha"}, "a"),
             (b'{"model": "beta", "model": "alpha"}', "a"),

@@ -65,6 +65,17 @@ def test_waiting_is_told() -> None:
     assert answer["response_headers_to_add"][0]["header"] == {"key": "retry-after", "value": "30"}
 
 
+def test_names_that_vllm_does_not_know_are_replaced() -> None:
+    def renamed(*names: str) -> Any:
+        answer = routes(model("qwen", POD, served_model_names=names))
+        (route,) = [each for each in answer.values() if "route" in each]
+        return route.get("typed_per_filter_config", {}).get("rewrite", {}).get("filter_context")
+
+    assert renamed("chat", "qwen") == {"names": {"models/qwen": "chat"}}
+    assert renamed("chat", "models/qwen") is None
+    assert renamed() is None
+
+
 def test_weights() -> None:
     pair = [
         model(name, POD, served_model_names=("chat",), created=str(index), weight=weight)

@@ -302,14 +302,12 @@ def _model_routes(shares: tuple[Share, ...], names: list[str], models: Mapping[K
     )
     meta = {"model": own_name(first.key)}
     if serving:
-        answer: JSONObject = {"route": _route_action(serving)}
+        answer: JSONObject = {"route": _route_action(serving), **_change(first, names)}
     elif stand_in is not None:
         meta["fallback"] = own_name(stand_in.key)
-        # It does not know the name that was asked for.
-        renamed = {name: _first_name(stand_in) for name in names}
         answer = {
             "route": _route_action([Share(stand_in, 1)]),
-            "typed_per_filter_config": _rewrite({"names": renamed}),
+            **_change(stand_in, names),
             "response_headers_to_add": [_header(FALLBACK_HEADER, own_name(stand_in.key))],
         }
     else:
@@ -349,13 +347,14 @@ def _find_stand_in(model: GatewayModel, asked: GatewayModel, models: Mapping[Key
     return None
 
 
-def _first_name(model: GatewayModel) -> str:
-    return model.served_model_names[0] if model.served_model_names else own_name(model.key)
-
-
-def _rewrite(wanted: JSONObject) -> JSONObject:
-    """What the script before the router is to change."""
-    return {REWRITE_FILTER: {"@type": f"{_FILTERS}.lua.v3.LuaPerRoute", "filter_context": wanted}}
+def _change(model: GatewayModel, names: Iterable[str]) -> JSONObject:
+    """What is to be changed in requests for these names before a model gets them: it knows its served names and no others."""
+    known = model.served_model_names
+    renamed = {name: known[0] for name in names if known and name not in known}
+    if not renamed:
+        return {}
+    change = {"@type": f"{_FILTERS}.lua.v3.LuaPerRoute", "filter_context": {"names": renamed}}
+    return {"typed_per_filter_config": {REWRITE_FILTER: change}}
 
 
 def _route_action(serving: list[Share]) -> JSONObject:
