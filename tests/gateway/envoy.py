@@ -3,6 +3,8 @@
 import asyncio
 import json
 import socket
+import ssl
+import subprocess
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -41,6 +43,8 @@ class Pod:
     name: str
     endpoint: Endpoint
     requests: list[dict[str, Any]] = field(default_factory=list)
+    checks: int = 0
+    """Times that its /health was asked."""
     runner: web.AppRunner | None = None
 
     async def stop(self) -> None:
@@ -50,6 +54,7 @@ class Pod:
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         if request.path == "/health":
+            self.checks += 1
             return web.Response()
         body = await request.read()
         self.requests.append({"path": request.path_qs, "headers": dict(request.headers), "body": body})
@@ -100,8 +105,44 @@ class Gateway:
             return (await client.get(f"{self.admin}/config_dump", params={"include_eds": ""})).text
 
 
+@dataclass(frozen=True)
+class Authority:
+    """Who signs certificates."""
+
+    folder: Path
+    name: str = "authority"
+
+    @property
+    def certificate(self) -> str:
+        """Its own, as PEM."""
+        path = self.folder / f"{self.name}.crt"
+        if not path.exists():
+            _openssl("req", "-x509", *self._new(self.name), "-days", "2", "-subj", f"/CN={self.name}")
+        return path.read_text()
+
+    def server(self, *names: str) -> ssl.SSLContext:
+        """For a server that is called so (DNS:NAME or IP:ADDRESS)."""
+        assert self.certificate
+        issuer = self.folder / self.name
+        signed = ("-CA", f"{issuer}.crt", "-CAkey", f"{issuer}.key", "-days", "2")
+        named = ("-subj", "/CN=server", "-addext", f"subjectAltName={','.join(names)}")
+        _openssl("req", "-x509", *self._new("server"), *signed, *named, "-addext", "basicConstraints=critical,CA:FALSE")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.folder / "server.crt", self.folder / "server.key")
+        return context
+
+    def _new(self, name: str) -> tuple[str, ...]:
+        path = self.folder / name
+        key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+        return *key, "-keyout", f"{path}.key", "-out", f"{path}.crt"
+
+
+def _openssl(*arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True, timeout=60)
+
+
 @asynccontextmanager
-async def serve(*pods: str) -> AsyncIterator[list[Pod]]:
+async def serve(*pods: str, tls: ssl.SSLContext | None = None) -> AsyncIterator[list[Pod]]:
     """Pods of these names."""
     async with AsyncExitStack() as stack:
         made = []
@@ -113,7 +154,7 @@ async def serve(*pods: str) -> AsyncIterator[list[Pod]]:
             await runner.setup()
             pod.runner = runner
             stack.push_async_callback(pod.stop)
-            await web.TCPSite(runner, "127.0.0.1", pod.endpoint.port).start()
+            await web.TCPSite(runner, "127.0.0.1", pod.endpoint.port, ssl_context=tls).start()
             made.append(pod)
         yield made
 

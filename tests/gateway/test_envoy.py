@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.gateway.envoy import Gateway, Pod, gateway, serve
+from tests.gateway.envoy import Authority, Gateway, Pod, gateway, serve
 from tests.gateway.states import ALICE, BOB, TEAM_A, model, state
 from vllm_operator.api.names import Key
-from vllm_operator.gateway.state import ApiKey
+from vllm_operator.gateway.state import ApiKey, External
 
 pytestmark = pytest.mark.cluster  # Envoy is installed as the cluster's programs are.
 
@@ -367,3 +367,109 @@ async def test_a_fallback_answers_and_gets_the_body_as_it_was(tmp_path: Path) ->
             assert json.loads(b.requests[-1]["body"]) == {"model": "beta"}
             await found.publish(state(waiting))
             assert (await found.ask({"model": "alpha"})).status_code == 503
+
+
+async def test_a_server_outside_is_asked_as_it_wants_to_be(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    outside = External(
+        host="models.example.com",
+        path_prefix="/openai/",
+        ca=authority.certificate,
+        model_names={"alpha": "vendor/alpha-large"},
+    )
+    tls = authority.server("DNS:models.example.com")
+    async with serve("far", tls=tls) as (far,), serve("b") as (b,):
+        wanted = state(
+            model(
+                "a",
+                far.endpoint,
+                served_model_names=("alpha", "as-it-is"),
+                callers=frozenset({TEAM_A}),
+                upstream_key=UPSTREAM,
+                external=outside,
+            ),
+            model("b", b.endpoint, served_model_names=("beta",)),
+        )
+        async with gateway(tmp_path, wanted) as found:
+            private = {"x-api-key": ALICE.value, "cookie": "session=1"}
+            for name, there in (
+                ("alpha", "vendor/alpha-large"),
+                ("models/a", "vendor/alpha-large"),
+                ("as-it-is", "as-it-is"),
+            ):
+                body = {"model": name, "seed": 2**63 - 1}
+                answer = await found.ask(body, key=ALICE.value, path="/v1/completions?x=%2F", headers=private)
+                assert served_by(answer) == "far"
+                assert far.requests[-1]["path"] == "/openai/v1/completions?x=%2F"
+                assert json.loads(far.requests[-1]["body"]) == {**body, "model": there}
+                told = {name.lower(): value for name, value in far.requests[-1]["headers"].items()}
+                assert (told["host"], told["authorization"]) == ("models.example.com", f"Bearer {UPSTREAM}")
+                assert not told.keys() & {"cookie", "x-api-key", "x-forwarded-for", "x-vllm-client"}
+            form = FORM % (b"alpha", b"x")
+            answer = await found.ask(form, path="/v1/audio/translations", key=ALICE.value, headers=FORM_TYPE)
+            assert served_by(answer) == "far"
+            assert far.requests[-1]["body"] == FORM % (b"vendor/alpha-large", b"x")
+            assert (await found.ask({"model": "alpha"}, key=BOB.value)).status_code == 404
+            assert served_by(await found.ask({"model": "beta"}, key=ALICE.value)) == "b"
+            assert "authorization" not in {name.lower() for name in b.requests[-1]["headers"]}
+            seen = str([each["headers"] for each in (*far.requests, *b.requests)])
+            assert ALICE.value not in seen
+            await asyncio.to_thread(_wait_for_lines, found.access_log, 6)
+            lines = [json.loads(line) for line in found.access_log.read_text().splitlines()]
+            assert "/v1/completions" in {line["path"] for line in lines if line["model"] == "models/a"}
+
+
+async def test_a_server_outside_must_be_who_it_says(tmp_path: Path) -> None:
+    authority, other = Authority(tmp_path), Authority(tmp_path, "another")
+    tls = authority.server("DNS:*.example.com", "IP:127.0.0.1")
+    async with serve("far", tls=tls) as (far,):
+
+        def asked(host: str, ca: str | None = authority.certificate) -> Any:
+            outside = External(host=host, ca=ca)
+            return state(model("a", far.endpoint, external=outside, upstream_key=UPSTREAM), keys=())
+
+        async with gateway(tmp_path, asked("models.example.com")) as found:
+            assert served_by(await found.ask({"model": "a"})) == "far"
+            await found.publish(asked("127.0.0.1"))
+            assert served_by(await found.ask({"model": "a"})) == "far"
+            reached = len(far.requests)
+            # Each with another host than the one before: publishing waits for clusters only where routes change.
+            for host, ca in (
+                ("models.example.com", other.certificate),
+                ("models.example.org", authority.certificate),
+                ("models.example.com", None),
+                ("deep.models.example.com", authority.certificate),
+                ("127.0.0.2", authority.certificate),
+            ):
+                await found.publish(asked(host, ca))
+                answer = await found.ask({"model": "a"})
+                assert (answer.status_code, error(answer)["code"]) == (503, "model_not_ready"), (host, ca)
+                assert answer.headers["retry-after"] == "5"
+            assert len(far.requests) == reached
+            await found.publish(asked("models.example.com"))
+            assert served_by(await found.ask({"model": "a"})) == "far"
+
+
+async def test_servers_outside_without_tls_and_beside_pods(tmp_path: Path) -> None:
+    async with serve("far", "near") as (far, near):
+        outside = External(
+            host="models.internal", port=8000, tls=False, path_prefix="/x", model_names={"chat": "large"}
+        )
+        models = [
+            model("a", far.endpoint, served_model_names=("chat",), created="1", weight=1, external=outside),
+            model("b", near.endpoint, served_model_names=("chat",), created="2", weight=1),
+            model("c", served_model_names=("gamma",), waiting="Starting", fallback=Key("models", "a")),
+        ]
+        async with gateway(tmp_path, state(*models)) as found:
+            answers = [served_by(await found.ask({"model": "chat"})) for _ in range(40)]
+            assert set(answers) == {"far", "near"}
+            assert {each["headers"]["Host"] for each in far.requests} == {"models.internal:8000"}
+            assert {each["path"] for each in far.requests} == {"/x/v1/chat/completions"}
+            assert {json.loads(each["body"])["model"] for each in far.requests} == {"large"}
+            assert {each["path"] for each in near.requests} == {"/v1/chat/completions"}
+            assert {json.loads(each["body"])["model"] for each in near.requests} == {"chat"}
+            answer = await found.ask({"model": "gamma"})
+            assert (served_by(answer), answer.headers["x-vllm-fallback"]) == ("far", "models/a")
+            assert json.loads(far.requests[-1]["body"])["model"] == "large"
+            assert far.requests[-1]["path"] == "/x/v1/chat/completions"
+            assert far.checks == 0 < near.checks

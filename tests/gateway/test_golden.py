@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.gateway.envoy import envoy_program
-from tests.gateway.states import ALICE, BOB, TEAM_A, TEAM_B, model, state
+from tests.gateway.states import ALICE, AUTHORITY, BOB, TEAM_A, TEAM_B, model, state
 from vllm_operator.api.names import Key
 from vllm_operator.gateway.bootstrap import build_bootstrap, build_filters
 from vllm_operator.gateway.render import (
@@ -25,7 +25,7 @@ from vllm_operator.gateway.render import (
     Resources,
     render,
 )
-from vllm_operator.gateway.state import Endpoint, GatewayState
+from vllm_operator.gateway.state import Endpoint, External, GatewayState
 
 FOLDER = Path(__file__).parent / "golden"
 POD, OTHER = Endpoint("10.0.0.1", 8000), Endpoint("10.0.0.2", 8000)
@@ -47,6 +47,25 @@ STATES: dict[str, GatewayState] = {
     "fallback": state(
         model("large", waiting="Starting", fallback=Key("models", "small"), callers=frozenset({TEAM_A})),
         model("small", POD, served_model_names=("small", "tiny")),
+    ),
+    "external": state(
+        model(
+            "gpt",
+            Endpoint("192.0.2.1", 443),
+            Endpoint("2001:db8::1", 443),
+            served_model_names=("gpt", "gpt-small"),
+            external=External(
+                host="api.example.com", path_prefix="/openai", model_names={"gpt": "gpt-large-2026-01-01"}
+            ),
+            upstream_key="sk-elsewhere",
+            callers=frozenset({TEAM_A}),
+        ),
+        model(
+            "own",
+            Endpoint("192.0.2.2", 8443),
+            external=External(host="192.0.2.2", port=8443, ca=AUTHORITY),
+        ),
+        model("plain", Endpoint("192.0.2.3", 80), external=External(host="plain.example.com", port=80, tls=False)),
     ),
     "two-of-one-name": state(
         model("chat", POD, namespace="one", created="1"), model("chat", OTHER, namespace="two", created="2"), keys=()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.gateway.states import ALICE, BOB, TEAM_A, TEAM_B, model, state
 from vllm_operator.api.names import Key
 from vllm_operator.gateway.render import CLUSTER, ENDPOINTS, EXTENSION, ROUTES, SECRET, describe, render
-from vllm_operator.gateway.state import Endpoint
+from vllm_operator.gateway.state import Endpoint, External
 
 POD, OTHER = Endpoint("10.0.0.1", 8000), Endpoint("10.0.0.2", 8000)
 
@@ -54,6 +54,48 @@ def test_a_model_without_pods_has_no_endpoints() -> None:
 def test_what_is_no_address_is_refused(endpoint: Endpoint) -> None:
     with pytest.raises(ValueError, match="is no address of a pod"):
         render(state(model("qwen", endpoint)))
+
+
+@pytest.mark.parametrize(
+    "external",
+    [
+        External(host="a b"),
+        External(host="a\r\nx: y"),
+        External(host="a\n"),
+        External(host="user@example.com"),
+        External(host="example.com:80"),
+        External(host="-a"),
+        External(host=""),
+        External(host="a", port=0),
+        External(host="a", path_prefix="v1"),
+        External(host="a", path_prefix="/a b"),
+        External(host="a", path_prefix="/a?b="),
+        External(host="a", path_prefix="/a\n"),
+    ],
+)
+def test_what_is_no_server_is_refused(external: External) -> None:
+    with pytest.raises(ValueError, match=r"is no (server|beginning of a path)"):
+        render(state(model("gpt", POD, external=external)))
+
+
+def test_servers_outside() -> None:
+    def cluster(**fields: Any) -> dict[str, Any]:
+        found = render(state(model("gpt", POD, external=External(**fields))))
+        return dict(found.by_type[CLUSTER]["model/models/gpt"])
+
+    def host(**fields: Any) -> str:
+        return str(routes(model("gpt", POD, external=External(**fields)))["ask/gpt"]["route"]["host_rewrite_literal"])
+
+    assert "health_checks" not in cluster(host="a")
+    assert "transport_socket" not in cluster(host="a", tls=False)
+    assert cluster(host="a.example.com")["transport_socket"]["typed_config"]["sni"] == "a.example.com"
+    assert "sni" not in cluster(host="2001:db8::1")["transport_socket"]["typed_config"]
+    assert host(host="a") == host(host="a", port=80, tls=False) == "a"
+    assert host(host="a", port=80) == "a:80"
+    assert host(host="2001:db8::1", port=8443) == "[2001:db8::1]:8443"
+    # Both are values: a state can be compared with the one before.
+    assert External(host="a", model_names={"x": "y"}) == External(host="a", model_names={"x": "y"})
+    assert hash(model("gpt", external=External(host="a", model_names={"x": "y"})))
 
 
 def test_waiting_is_told() -> None:

@@ -5,6 +5,7 @@ metadata; the route is chosen by that and by who asks. No name is ever searched 
 sends decides anything.
 """
 
+import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any
 from vllm_operator.api.names import Key, content_hash
 from vllm_operator.gateway.naming import Names, Share, decide_names, own_name
 from vllm_operator.gateway.scripts import ASKING, CLIENT_HEADER, KEYLESS_HEADER, NAMESPACE
-from vllm_operator.gateway.state import ApiKey, GatewayModel, GatewayState
+from vllm_operator.gateway.state import ApiKey, External, GatewayModel, GatewayState
 
 JSONObject = dict[str, Any]
 
@@ -32,11 +33,17 @@ FALLBACK_HEADER = "x-vllm-fallback"
 """Says in an answer which model gave it, where that is not the one that was asked."""
 ASKED = "%DYNAMIC_METADATA(vllm:model)%"
 """Envoy's word for the model that the body names."""
+PRIVATE_HEADERS = ("cookie", "x-forwarded-for", "x-envoy-external-address")
+"""Headers that servers outside of the cluster are not told."""
 MOST_NAMES = 50
 """Names that an error message lists at most."""
 MOST_FALLBACKS = 3
 """Steps from a model to its fallback, and from there to that one's; a circle ends there too."""
 NO_MODEL, NO_JSON = "__none__", "__error__"
+SYSTEM_CA = "/etc/ssl/certs/ca-certificates.crt"
+"""The certificates that Envoy's image trusts."""
+_HOST = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*", re.IGNORECASE)
+_PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*/?")
 _ADDRESS = re.compile(r"[0-9a-fA-F:.]+")
 
 
@@ -88,6 +95,7 @@ def xds_source() -> JSONObject:
 
 def build_cluster(model: GatewayModel) -> JSONObject:
     """A model's pods as one cluster."""
+    _check_external(model)
     most = 1_000_000
     cluster: JSONObject = {
         "@type": CLUSTER,
@@ -103,16 +111,6 @@ def build_cluster(model: GatewayModel) -> JSONObject:
                 {"max_connections": most, "max_pending_requests": most, "max_requests": most, "max_retries": 1000}
             ]
         },
-        "health_checks": [
-            {
-                "timeout": "1s",
-                "interval": "1s",
-                "no_traffic_interval": "5s",
-                "unhealthy_threshold": 2,
-                "healthy_threshold": 1,
-                "http_health_check": {"path": "/health"},
-            }
-        ],
         "outlier_detection": {
             "consecutive_5xx": 3,
             "consecutive_gateway_failure": 3,
@@ -121,6 +119,19 @@ def build_cluster(model: GatewayModel) -> JSONObject:
             "max_ejection_percent": 50,
         },
     }
+    if model.external is None:
+        cluster["health_checks"] = [
+            {
+                "timeout": "1s",
+                "interval": "1s",
+                "no_traffic_interval": "5s",
+                "unhealthy_threshold": 2,
+                "healthy_threshold": 1,
+                "http_health_check": {"path": "/health"},
+            }
+        ]
+    elif model.external.tls:
+        cluster["transport_socket"] = _tls(model.external)
     if model.balance != "leastRequest":
         cluster["common_lb_config"] = {"consistent_hashing_lb_config": {"hash_balance_factor": 150}}
     if model.upstream_key is not None:
@@ -132,6 +143,49 @@ def build_cluster(model: GatewayModel) -> JSONObject:
             }
         }
     return cluster
+
+
+def _tls(external: External) -> JSONObject:
+    """TLS to a server that must have a certificate for its name."""
+    literal = _is_address(external.host)
+    expected = {"san_type": "IP_ADDRESS" if literal else "DNS", "matcher": {"exact": external.host}}
+    trusted = {"filename": SYSTEM_CA} if external.ca is None else {"inline_string": external.ca}
+    context: JSONObject = {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        "common_tls_context": {
+            "alpn_protocols": ["http/1.1"],
+            "validation_context": {"trusted_ca": trusted, "match_typed_subject_alt_names": [expected]},
+        },
+    }
+    # RFC 6066: an address is no server name.
+    if not literal:
+        context["sni"] = external.host
+    return {"name": "tls", "typed_config": context}
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _authority(external: External) -> str:
+    """What an external server is told that it is called."""
+    host = f"[{external.host}]" if ":" in external.host else external.host
+    return host if external.port == (443 if external.tls else 80) else f"{host}:{external.port}"
+
+
+def _check_external(model: GatewayModel) -> None:
+    """Raise ValueError for what must not come into a request's headers."""
+    external = model.external
+    if external is None:
+        return
+    if not (_HOST.fullmatch(external.host) or _is_address(external.host)) or not 0 < external.port < 65536:
+        raise ValueError(f"{model.key}: {external.host}:{external.port} is no server")
+    if not _PREFIX.fullmatch(external.path_prefix):
+        raise ValueError(f"{model.key}: {external.path_prefix} is no beginning of a path")
 
 
 def _inject_key(secret: str) -> JSONObject:
@@ -257,7 +311,7 @@ def build_routes(state: GatewayState, names: Names) -> JSONObject:
         "@type": ROUTES,
         "name": ROUTE_CONFIGURATION,
         "max_direct_response_body_size_bytes": 8 * 1024 * 1024,
-        "request_headers_to_remove": [CLIENT_HEADER, KEYLESS_HEADER],
+        "request_headers_to_remove": [CLIENT_HEADER, KEYLESS_HEADER, "authorization", "x-api-key"],
         "virtual_hosts": [{"name": "models", "domains": ["*"], "routes": routes}],
     }
 
@@ -302,12 +356,11 @@ def _model_routes(shares: tuple[Share, ...], names: list[str], models: Mapping[K
     )
     meta = {"model": own_name(first.key)}
     if serving:
-        answer: JSONObject = {"route": _route_action(serving), **_change(first, names)}
+        answer: JSONObject = _lead(serving, names)
     elif stand_in is not None:
         meta["fallback"] = own_name(stand_in.key)
         answer = {
-            "route": _route_action([Share(stand_in, 1)]),
-            **_change(stand_in, names),
+            **_lead([Share(stand_in, 1)], names),
             "response_headers_to_add": [_header(FALLBACK_HEADER, own_name(stand_in.key))],
         }
     else:
@@ -348,16 +401,28 @@ def _find_stand_in(model: GatewayModel, asked: GatewayModel, models: Mapping[Key
 
 
 def _change(model: GatewayModel, names: Iterable[str]) -> JSONObject:
-    """What is to be changed in requests for these names before a model gets them: it knows its served names and no others."""
-    known = model.served_model_names
-    renamed = {name: known[0] for name in names if known and name not in known}
-    if not renamed:
+    """What is to be changed in requests for these names before a model gets them."""
+    wanted: JSONObject = {}
+    renamed = {name: there for name in names if (there := _name_there(model, name)) != name}
+    if renamed:
+        wanted["names"] = renamed
+    if model.external is not None and (prefix := model.external.path_prefix.rstrip("/")):
+        wanted["prefix"] = prefix
+    if not wanted:
         return {}
-    change = {"@type": f"{_FILTERS}.lua.v3.LuaPerRoute", "filter_context": {"names": renamed}}
+    change = {"@type": f"{_FILTERS}.lua.v3.LuaPerRoute", "filter_context": wanted}
     return {"typed_per_filter_config": {REWRITE_FILTER: change}}
 
 
-def _route_action(serving: list[Share]) -> JSONObject:
+def _name_there(model: GatewayModel, name: str) -> str:
+    """How the server knows a model that was asked for by this name: vLLM knows the served names and no others."""
+    known = model.served_model_names
+    served = name if name in known or not known else known[0]
+    return served if model.external is None else model.external.model_names.get(served, served)
+
+
+def _lead(serving: list[Share], names: list[str]) -> JSONObject:
+    """The way to models that serve."""
     action: JSONObject = {
         # Answers take as long as they take: a limit would cut streams.
         "timeout": "0s",
@@ -377,22 +442,32 @@ def _route_action(serving: list[Share]) -> JSONObject:
             "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
         },
     }
-    total = sum(each.weight for each in serving)
-    if len(serving) == 1:
-        action["cluster"] = cluster_name(serving[0].model.key)
-    else:
-        action["weighted_clusters"] = {
-            # Those that have a share may all be away; no sum of shares may be 0.
-            "clusters": [
-                {"name": cluster_name(each.model.key), "weight": each.weight if total else 1} for each in serving
-            ]
-        }
     balance = serving[0].model.balance
     if balance == "session":
         action["hash_policy"] = [{"header": {"header_name": "x-session-id"}}]
     elif balance == "user":
         action["hash_policy"] = [{"header": {"header_name": CLIENT_HEADER}}]
-    return action
+    first, *others = (_way(share.model, names) for share in serving)
+    if not others:
+        host = first.pop("host_rewrite_literal", None)
+        action |= {"cluster": first.pop("name"), **({} if host is None else {"host_rewrite_literal": host})}
+        return {"route": action, **first}
+    # Those that have a share may all be away; no sum of shares may be 0.
+    total = sum(share.weight for share in serving)
+    weights = [share.weight if total else 1 for share in serving]
+    action["weighted_clusters"] = {
+        "clusters": [{**way, "weight": weight} for way, weight in zip((first, *others), weights, strict=True)]
+    }
+    return {"route": action}
+
+
+def _way(model: GatewayModel, names: Iterable[str]) -> JSONObject:
+    """One of the clusters that a route leads to, and what is changed on the way there."""
+    way = {"name": cluster_name(model.key), **_change(model, names)}
+    if model.external is not None:
+        # Who asks is nobody's business outside, nor what other servers of this name have let a browser remember.
+        way |= {"host_rewrite_literal": _authority(model.external), "request_headers_to_remove": list(PRIVATE_HEADERS)}
+    return way
 
 
 def _audience_routes(audience: Key | None, names: Names, *, keys: bool) -> list[JSONObject]:
