@@ -45,6 +45,8 @@ class Pod:
     requests: list[dict[str, Any]] = field(default_factory=list)
     checks: int = 0
     """Times that its /health was asked."""
+    hold: asyncio.Event | None = None
+    """It answers when this is set."""
     runner: web.AppRunner | None = None
 
     async def stop(self) -> None:
@@ -58,6 +60,8 @@ class Pod:
             return web.Response()
         body = await request.read()
         self.requests.append({"path": request.path_qs, "headers": dict(request.headers), "body": body})
+        if self.hold is not None:
+            await self.hold.wait()
         return web.json_response({"served_by": self.name})
 
 
@@ -98,6 +102,12 @@ class Gateway:
         async with httpx.AsyncClient() as client:
             answer = await client.get(f"{self.admin}/stats", params={"filter": pattern, "format": "json"})
         return {each["name"]: each["value"] for each in answer.json()["stats"] if "value" in each}
+
+    async def wait_healthy(self, hosts: int) -> None:
+        """Wait until this many pods, of all models together, have answered their health checks."""
+        async with asyncio.timeout(10):
+            while sum((await self.stats(r"^cluster\.model/.*membership_healthy")).values()) != hosts:
+                await asyncio.sleep(0.05)
 
     async def configuration(self) -> str:
         """Everything that Envoy shows of its configuration."""

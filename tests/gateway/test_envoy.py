@@ -473,3 +473,58 @@ async def test_servers_outside_without_tls_and_beside_pods(tmp_path: Path) -> No
             assert json.loads(far.requests[-1]["body"])["model"] == "large"
             assert far.requests[-1]["path"] == "/x/v1/chat/completions"
             assert far.checks == 0 < near.checks
+
+
+async def test_pods_are_chosen_by_who_asks_and_what(tmp_path: Path) -> None:
+    async with serve("a", "b", "c") as pods:
+        endpoints = [pod.endpoint for pod in pods]
+        balances = ("session", "user", "prefix")
+        keys = tuple(ApiKey(TEAM_A, f"user-{number}", f"sk-user-{number}") for number in range(12))
+        wanted = state(*(model(balance, *endpoints, balance=balance) for balance in balances), keys=keys)
+        text = "é" * 400
+
+        async def ask(balance: str, number: int, round_: int) -> str:
+            messages = [{"role": "user", "content": f"{number} {text}"}, {"role": "user", "content": str(round_)}]
+            body = {"seed": round_, "messages": messages, "model": balance}
+            answer = await found.ask(body, key=keys[number].value, headers={"x-session-id": f"session {number}"})
+            return served_by(answer)
+
+        async with gateway(tmp_path, wanted) as found:
+            await found.wait_healthy(len(balances) * len(pods))
+            for balance in balances:
+                chosen = [await ask(balance, number, 0) for number in range(len(keys))]
+                assert len(set(chosen)) > 1, balance
+                for round_ in range(1, 4):
+                    assert [await ask(balance, number, round_) for number in range(len(keys))] == chosen, balance
+            # What has no prompt, or none that is JSON, is answered all the same.
+            for body in (
+                b'{"model": "prefix"}',
+                b'{"model": "prefix", "prompt": 1}',
+                b'{"model":"prefix","input":"\\u00e9"}',
+            ):
+                assert (await found.ask(body, key=keys[0].value)).status_code == 200
+            answer = await found.ask(FORM % (b"prefix", b"x"), key=keys[0].value, headers=FORM_TYPE)
+            assert answer.status_code == 200
+            told = {name.lower() for pod in pods for each in pod.requests for name in each["headers"]}
+            assert not {name for name in told if name.startswith("x-vllm")}
+
+
+async def test_no_pod_has_much_more_than_its_share_of_one_prompt(tmp_path: Path) -> None:
+    async with serve("a", "b", "c") as pods:
+        wanted = state(model("chat", *(pod.endpoint for pod in pods), balance="prefix"), keys=())
+        async with gateway(tmp_path, wanted) as found:
+            await found.wait_healthy(len(pods))
+            for pod in pods:
+                pod.hold = asyncio.Event()
+            asked = [asyncio.create_task(found.ask({"model": "chat", "prompt": "x" * 600})) for _ in range(30)]
+            async with asyncio.timeout(20):
+                while sum(len(pod.requests) for pod in pods) < len(asked):
+                    await asyncio.sleep(0.05)
+            counts = sorted(len(pod.requests) for pod in pods)
+            for pod in pods:
+                assert pod.hold is not None
+                pod.hold.set()
+            assert [answer.status_code for answer in await asyncio.gather(*asked)] == [200] * len(asked)
+            # One and a half times the average, and one more.
+            assert counts[-1] <= 16, counts
+            assert counts[-1] > counts[0], counts

@@ -42,7 +42,7 @@ STATES: dict[str, GatewayState] = {
         model("new", OTHER, served_model_names=("chat",), created="2", weight=1),
     ),
     "sticky": state(
-        model("by-session", POD, OTHER, balance="session"), model("by-user", POD, OTHER, balance="user"), keys=(BOB,)
+        *(model(f"by-{kind}", POD, OTHER, balance=kind) for kind in ("session", "user", "prefix")), keys=(BOB,)
     ),
     "fallback": state(
         model("large", waiting="Starting", fallback=Key("models", "small"), callers=frozenset({TEAM_A})),

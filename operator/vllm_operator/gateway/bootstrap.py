@@ -11,7 +11,16 @@ from vllm_operator.gateway.render import (
     error_body,
     xds_source,
 )
-from vllm_operator.gateway.scripts import CLIENT_HEADER, FORM, KEYLESS, KEYLESS_HEADER, NAMESPACE, REWRITE
+from vllm_operator.gateway.scripts import (
+    CLIENT,
+    CLIENT_HEADER,
+    FORM,
+    KEYLESS,
+    KEYLESS_HEADER,
+    NAMESPACE,
+    PROMPT,
+    REWRITE,
+)
 
 JSONObject = dict[str, Any]
 
@@ -118,6 +127,13 @@ def build_filters(*, largest_body: int, authentication: JSONObject | None = None
             },
         },
         _lua(REWRITE_FILTER, REWRITE),
+        {
+            "name": "hashed",
+            "typed_config": {
+                "@type": f"{_FILTERS}.set_filter_state.v3.Config",
+                "on_request_headers": [_hashed(name) for name in (CLIENT, PROMPT)],
+            },
+        },
         {"name": "envoy.filters.http.router", "typed_config": {"@type": f"{_FILTERS}.router.v3.Router"}},
     ]
 
@@ -136,6 +152,19 @@ def _otherwise(value: str) -> JSONObject:
         "key": "model",
         "value": value,
         "preserve_existing_metadata_value": True,
+    }
+
+
+def _hashed(name: str) -> JSONObject:
+    """Something of a request that may choose the pod. Headers that go no further cannot: they are taken away before."""
+    return {
+        "object_key": f"{NAMESPACE}.{name}",
+        "factory_key": "envoy.hashable_string",
+        "format_string": {
+            "text_format_source": {"inline_string": f"%DYNAMIC_METADATA({NAMESPACE}:{name})%"},
+            "omit_empty_values": True,
+        },
+        "skip_if_empty": True,
     }
 
 
@@ -165,7 +194,7 @@ def build_access_log() -> JSONObject:
                     "model": "%METADATA(ROUTE:vllm:model)%",
                     "fallback": "%METADATA(ROUTE:vllm:fallback)%",
                     # The header itself is taken away before the request goes on.
-                    "client": f"%DYNAMIC_METADATA({NAMESPACE}:client)%",
+                    "client": f"%DYNAMIC_METADATA({NAMESPACE}:{CLIENT})%",
                     "bytes_received": "%BYTES_RECEIVED%",
                     "bytes_sent": "%BYTES_SENT%",
                     "milliseconds": "%DURATION%",

@@ -13,7 +13,7 @@ from typing import Any
 
 from vllm_operator.api.names import Key, content_hash
 from vllm_operator.gateway.naming import Names, Share, decide_names, own_name
-from vllm_operator.gateway.scripts import ASKING, CLIENT_HEADER, KEYLESS_HEADER, NAMESPACE
+from vllm_operator.gateway.scripts import ASKING, CLIENT, CLIENT_HEADER, KEYLESS_HEADER, NAMESPACE, PROMPT
 from vllm_operator.gateway.state import ApiKey, External, GatewayModel, GatewayState
 
 JSONObject = dict[str, Any]
@@ -400,9 +400,9 @@ def _find_stand_in(model: GatewayModel, asked: GatewayModel, models: Mapping[Key
     return None
 
 
-def _change(model: GatewayModel, names: Iterable[str]) -> JSONObject:
-    """What is to be changed in requests for these names before a model gets them."""
-    wanted: JSONObject = {}
+def _change(model: GatewayModel, names: Iterable[str], *, prompt: bool) -> JSONObject:
+    """What is to be changed in requests for these names before a model gets them; `prompt`: whether its beginning is needed."""
+    wanted: JSONObject = {PROMPT: True} if prompt else {}
     renamed = {name: there for name in names if (there := _name_there(model, name)) != name}
     if renamed:
         wanted["names"] = renamed
@@ -446,8 +446,10 @@ def _lead(serving: list[Share], names: list[str]) -> JSONObject:
     if balance == "session":
         action["hash_policy"] = [{"header": {"header_name": "x-session-id"}}]
     elif balance == "user":
-        action["hash_policy"] = [{"header": {"header_name": CLIENT_HEADER}}]
-    first, *others = (_way(share.model, names) for share in serving)
+        action["hash_policy"] = [{"filter_state": {"key": f"{NAMESPACE}.{CLIENT}"}}]
+    elif balance == "prefix":
+        action["hash_policy"] = [{"filter_state": {"key": f"{NAMESPACE}.{PROMPT}"}}]
+    first, *others = (_way(share.model, names, prompt=balance == "prefix") for share in serving)
     if not others:
         host = first.pop("host_rewrite_literal", None)
         action |= {"cluster": first.pop("name"), **({} if host is None else {"host_rewrite_literal": host})}
@@ -461,9 +463,9 @@ def _lead(serving: list[Share], names: list[str]) -> JSONObject:
     return {"route": action}
 
 
-def _way(model: GatewayModel, names: Iterable[str]) -> JSONObject:
+def _way(model: GatewayModel, names: Iterable[str], *, prompt: bool) -> JSONObject:
     """One of the clusters that a route leads to, and what is changed on the way there."""
-    way = {"name": cluster_name(model.key), **_change(model, names)}
+    way = {"name": cluster_name(model.key), **_change(model, names, prompt=prompt)}
     if model.external is not None:
         # Who asks is nobody's business outside, nor what other servers of this name have let a browser remember.
         way |= {"host_rewrite_literal": _authority(model.external), "request_headers_to_remove": list(PRIVATE_HEADERS)}

@@ -7,6 +7,8 @@ which vLLM refuses), sorts the keys, and lets a body with a doubled key pass unc
 CLIENT_HEADER, KEYLESS_HEADER = "x-vllm-client", "x-vllm-keyless"
 NAMESPACE = "vllm"
 """Of the metadata that is about a request."""
+CLIENT, PROMPT = "client", "prompt"
+"""Metadata: who asks, and where the prompt begins if its route wants to know."""
 ASKING = "ask"
 """Marks requests for one of vLLM's paths: looked up once, not for each model's route."""
 PATHS = (
@@ -69,7 +71,7 @@ FORM = f"""
 function envoy_on_request(handle)
   local client = handle:headers():get("{CLIENT_HEADER}")
   if client ~= nil then
-    handle:streamInfo():dynamicMetadata():set("{NAMESPACE}", "client", client)
+    handle:streamInfo():dynamicMetadata():set("{NAMESPACE}", "{CLIENT}", client)
   end
   local kind = handle:headers():get("content-type") or ""
   if not kind:lower():find("multipart/form-data", 1, true) then
@@ -202,19 +204,44 @@ local function renamed(kind, body, name)
 end
 """
 
+# What vLLM keeps of a prompt in its cache begins where the prompt begins.
+_PREFIX = """
+local prompts = {messages = true, prompt = true, input = true, instructions = true, system = true}
+
+local function beginning(text)
+  local found = nil
+  walk(text, function(key, from, behind)
+    if not prompts[key] then return false end
+    found = text:sub(from, math.min(behind - 1, from + 511))
+    return true
+  end)
+  return found
+end
+"""
+
 REFUSED = (
     '{"error":{"code":"invalid_json","message":"The gateway cannot read the body.","param":"model",'
     '"type":"invalid_request_error"}}'
 )
-# What the route says is done: to call the model by another name, and to put a prefix before the path.
+# What the route says is done: to tell where a prompt begins, to call the model by another name, to put a prefix before the path.
 REWRITE = f"""
 {_FIND_IN_FORM}
 {_WALK}
 {_RENAME}
+{_PREFIX}
 function envoy_on_request(handle)
   local wanted = handle:filterContext()
   local names, prefix = wanted:get("names"), wanted:get("prefix")
   local name = names and names[(handle:streamInfo():dynamicMetadata():get("{NAMESPACE}") or {{}})["model"] or ""]
+  if wanted:get("{PROMPT}") then
+    local body = handle:body()
+    local kind = handle:headers():get("content-type") or ""
+    local found = body and kind:lower():find("json", 1, true) and beginning(body:getBytes(0, body:length()))
+    if found then
+      -- Bytes may be cut in the middle of a character, which metadata cannot hold.
+      handle:streamInfo():dynamicMetadata():set("{NAMESPACE}", "{PROMPT}", handle:base64Escape(found))
+    end
+  end
   if name then
     local body = handle:body()
     local headers = handle:headers()

@@ -65,7 +65,8 @@ class GatewayModel:
     """Key that its vLLM asks for."""
     weight: int | None = None
     """Share of the requests among models of one name; None: the oldest has the name alone."""
-    balance: Literal["leastRequest", "session", "user"] = "leastRequest"
+    balance: Literal["leastRequest", "session", "user", "prefix"] = "leastRequest"
+    """How a pod is chosen: the one with least to do, or the one that had the same x-session-id, key, or beginning of the prompt."""
     fallback: Key | None = None
     """Model that answers in its place while it does not serve, if that one serves and all of its callers may use that one too."""
     external: External | None = None
