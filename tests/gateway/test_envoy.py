@@ -528,3 +528,32 @@ async def test_no_pod_has_much_more_than_its_share_of_one_prompt(tmp_path: Path)
             # One and a half times the average, and one more.
             assert counts[-1] <= 16, counts
             assert counts[-1] > counts[0], counts
+
+
+async def test_a_key_that_is_used_too_often(tmp_path: Path) -> None:
+    demo = ApiKey(TEAM_A, "demo", "sk-demo", requests_per_minute=3)
+    slow = ApiKey(TEAM_A, "slow", "sk-slow", requests_per_minute=1)
+    async with serve("a") as (a,):
+        wanted = state(model("a", a.endpoint, served_model_names=("alpha",)), keys=(ALICE, demo, slow))
+        async with gateway(tmp_path, wanted) as found:
+
+            async def ask(key: ApiKey | None) -> Any:
+                return await found.ask({"model": "alpha"}, key=key.value if key else None)
+
+            # What asks no model is not counted.
+            for _ in range(5):
+                assert (await found.get("/v1/models", key=demo.value)).status_code == 200
+                assert (await found.ask({}, key=demo.value, path="/metrics")).status_code == 404
+            answers = [await ask(demo) for _ in range(4)]
+            assert [each.status_code for each in answers] == [200, 200, 200, 429]
+            refused = answers[-1]
+            assert (error(refused)["type"], error(refused)["code"]) == ("requests", "rate_limit_exceeded")
+            assert 1 <= int(refused.headers["retry-after"]) <= 60
+            assert refused.headers["x-ratelimit-limit"] == "3"
+            # Others are not bound by it, each key is counted by itself, and no body is waited for.
+            assert [(await ask(key)).status_code for key in (ALICE, None, slow, slow)] == [200, 200, 200, 429]
+            assert len(a.requests) == 6
+            # Other news about models change nothing of the counts.
+            await found.publish(state(*wanted.models, model("b", waiting="Starting"), keys=wanted.keys))
+            assert (await found.ask({"model": "b"}, key=ALICE.value)).status_code == 503
+            assert (await ask(demo)).status_code == 429

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.gateway.states import ALICE, BOB, TEAM_A, TEAM_B, model, state
 from vllm_operator.api.names import Key
 from vllm_operator.gateway.render import CLUSTER, ENDPOINTS, EXTENSION, ROUTES, SECRET, describe, render
-from vllm_operator.gateway.state import Endpoint, External
+from vllm_operator.gateway.state import ApiKey, Endpoint, External
 
 POD, OTHER = Endpoint("10.0.0.1", 8000), Endpoint("10.0.0.2", 8000)
 
@@ -96,6 +96,11 @@ def test_servers_outside() -> None:
     # Both are values: a state can be compared with the one before.
     assert External(host="a", model_names={"x": "y"}) == External(host="a", model_names={"x": "y"})
     assert hash(model("gpt", external=External(host="a", model_names={"x": "y"})))
+
+
+def test_a_limit_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="team-a/keys/demo: 0 requests per minute are no limit"):
+        render(state(keys=(ApiKey(TEAM_A, "demo", "sk-demo", requests_per_minute=0),)))
 
 
 def test_waiting_is_told() -> None:

@@ -1,9 +1,11 @@
 """What Envoy is started with: its listener, and where the rest is asked for. Pure."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from vllm_operator.gateway.render import (
     AUTHENTICATION,
+    LIMITS,
     NO_JSON,
     NO_MODEL,
     REWRITE_FILTER,
@@ -93,17 +95,19 @@ def build_listener(*, port: int, largest_body: int, address: str = "::") -> JSON
     }
 
 
-def build_filters(*, largest_body: int, authentication: JSONObject | None = None) -> list[JSONObject]:
-    """`authentication`: in place of asking for it."""
-    source = {
-        "config_discovery": {
-            "config_source": xds_source(),
-            "type_urls": ["type.googleapis.com/envoy.extensions.common.matching.v3.ExtensionWithMatcher"],
-        }
-    }
+def build_filters(*, largest_body: int, told: Mapping[str, JSONObject] | None = None) -> list[JSONObject]:
+    """`told`: filters by their names, in place of asking for them."""
+
+    def dynamic(name: str, kind: str) -> JSONObject:
+        if told is not None:
+            return {"name": name, "typed_config": told[name]}
+        return {"name": name, "config_discovery": {"config_source": xds_source(), "type_urls": [kind]}}
+
     return [
         _lua("keyless", KEYLESS),
-        {"name": AUTHENTICATION, **(source if authentication is None else {"typed_config": authentication})},
+        dynamic(AUTHENTICATION, "type.googleapis.com/envoy.extensions.common.matching.v3.ExtensionWithMatcher"),
+        # Before anything of the body is taken in.
+        dynamic(LIMITS, f"{_FILTERS}.local_ratelimit.v3.LocalRateLimit"),
         {
             "name": "buffer",
             "typed_config": {"@type": f"{_FILTERS}.buffer.v3.Buffer", "max_request_bytes": largest_body},
@@ -245,6 +249,13 @@ def build_local_replies(largest_body: int) -> JSONObject:
             reply(
                 status(413),
                 error_body(f"The body is larger than {megabytes:g} MiB.", kind=request, code="request_too_large"),
+            ),
+            # Envoy says itself when to ask again.
+            reply(
+                status(429),
+                error_body(
+                    "The key has been used too often within a minute.", kind="requests", code="rate_limit_exceeded"
+                ),
             ),
             reply(status(408), error_body("The request took too long to come.", kind=request, code="request_timeout")),
             reply(

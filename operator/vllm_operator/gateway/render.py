@@ -28,7 +28,7 @@ CLUSTER, ENDPOINTS, ROUTES, SECRET, EXTENSION, LISTENER = (
 )
 _FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
 
-ROUTE_CONFIGURATION, AUTHENTICATION, REWRITE_FILTER = "models", "api-keys", "rewrite"
+ROUTE_CONFIGURATION, AUTHENTICATION, LIMITS, REWRITE_FILTER = "models", "api-keys", "limits", "rewrite"
 FALLBACK_HEADER = "x-vllm-fallback"
 """Says in an answer which model gave it, where that is not the one that was asked."""
 ASKED = "%DYNAMIC_METADATA(vllm:model)%"
@@ -65,7 +65,7 @@ def render(state: GatewayState) -> Resources:
         CLUSTER: {cluster_name(model.key): build_cluster(model) for model in models},
         ENDPOINTS: {cluster_name(model.key): build_endpoints(model) for model in models},
         SECRET: {cluster_name(model.key): build_secret(model) for model in models if model.upstream_key is not None},
-        EXTENSION: {AUTHENTICATION: build_authentication(state)},
+        EXTENSION: {AUTHENTICATION: build_authentication(state), LIMITS: build_limits(state)},
         ROUTES: {ROUTE_CONFIGURATION: build_routes(state, names)},
     }
     return Resources(by_type, names, {kind: content_hash(found) for kind, found in by_type.items()})
@@ -290,6 +290,58 @@ def _skip_without_key(*, open_to_all: bool) -> JSONObject:
         }
     }
     return {"matcher_tree": {"input": header, "exact_match_map": {"map": {"open" if open_to_all else "never": skip}}}}
+
+
+def build_limits(state: GatewayState) -> JSONObject:
+    """The filter that counts requests of keys. It is told apart from the routes: with these, all counts would begin anew.
+
+    Raises ValueError for a limit that is none.
+    """
+    limited = [key for key in sorted(state.keys, key=client_name) if key.requests_per_minute is not None]
+    for key in limited:
+        if key.requests_per_minute is not None and key.requests_per_minute < 1:
+            raise ValueError(f"{client_name(key)}: {key.requests_per_minute} requests per minute are no limit")
+    always = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}, "runtime_key": "none"}
+    return {
+        "@type": EXTENSION,
+        "name": LIMITS,
+        "typed_config": {
+            "@type": f"{_FILTERS}.local_ratelimit.v3.LocalRateLimit",
+            "stat_prefix": LIMITS,
+            "filter_enabled": always,
+            "filter_enforced": always,
+            "enable_x_ratelimit_headers": "DRAFT_VERSION_03",
+            "enable_retry_after_header": True,
+            # Who has no limit, or shows no key, is not counted.
+            "always_consume_default_token_bucket": False,
+            # Only what asks a model counts: not the list of models, nor what is refused for its path.
+            "rate_limits": [
+                {
+                    "actions": [
+                        {"request_headers": {"header_name": CLIENT_HEADER, "descriptor_key": "client"}},
+                        {
+                            "metadata": {
+                                "descriptor_key": "path",
+                                "metadata_key": {"key": NAMESPACE, "path": [{"key": "path"}]},
+                                "skip_if_absent": True,
+                            }
+                        },
+                    ]
+                }
+            ],
+            "descriptors": [
+                {
+                    "entries": [{"key": "client", "value": client_name(key)}, {"key": "path", "value": ASKING}],
+                    "token_bucket": {
+                        "max_tokens": key.requests_per_minute,
+                        "tokens_per_fill": key.requests_per_minute,
+                        "fill_interval": "60s",
+                    },
+                }
+                for key in limited
+            ],
+        },
+    }
 
 
 # ---- routes

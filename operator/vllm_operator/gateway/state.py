@@ -26,6 +26,8 @@ class ApiKey:
     name: str
     """Name of the key in that Secret; stands in logs, where the value never does."""
     value: str = field(repr=False)
+    requests_per_minute: int | None = None
+    """Requests for models that each gateway takes from it in a minute; None: all."""
 
 
 @dataclass(frozen=True, kw_only=True)
