@@ -62,6 +62,12 @@ class Pod:
         self.requests.append({"path": request.path_qs, "headers": dict(request.headers), "body": body})
         if self.hold is not None:
             await self.hold.wait()
+        if "json" in request.headers.get("content-type", "").lower():
+            try:
+                asked = json.loads(body)["model"]
+            except (ValueError, KeyError, TypeError, RecursionError):
+                return web.json_response({"error": {"message": "invalid", "code": "by_the_pod"}}, status=400)
+            return web.json_response({"served_by": self.name, "model": asked})
         return web.json_response({"served_by": self.name})
 
 

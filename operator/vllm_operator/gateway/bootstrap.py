@@ -6,8 +6,6 @@ from typing import Any
 from vllm_operator.gateway.render import (
     AUTHENTICATION,
     LIMITS,
-    NO_JSON,
-    NO_MODEL,
     REWRITE_FILTER,
     ROUTE_CONFIGURATION,
     error_body,
@@ -16,9 +14,9 @@ from vllm_operator.gateway.render import (
 from vllm_operator.gateway.scripts import (
     CLIENT,
     CLIENT_HEADER,
-    FORM,
     KEYLESS,
     KEYLESS_HEADER,
+    MODEL,
     NAMESPACE,
     PROMPT,
     REWRITE,
@@ -112,24 +110,7 @@ def build_filters(*, largest_body: int, told: Mapping[str, JSONObject] | None = 
             "name": "buffer",
             "typed_config": {"@type": f"{_FILTERS}.buffer.v3.Buffer", "max_request_bytes": largest_body},
         },
-        _lua("form", FORM),
-        {
-            "name": "model",
-            "typed_config": {
-                "@type": f"{_FILTERS}.json_to_metadata.v3.JsonToMetadata",
-                "request_rules": {
-                    "allow_content_types_regex": {"regex": r"(?i)application/([a-z.-]+\+)?json.*"},
-                    "rules": [
-                        {
-                            "selectors": [{"key": "model"}],
-                            "on_present": {"metadata_namespace": NAMESPACE, "key": "model", "type": "STRING"},
-                            "on_missing": _otherwise(NO_MODEL),
-                            "on_error": _otherwise(NO_JSON),
-                        }
-                    ],
-                },
-            },
-        },
+        _lua("model", MODEL),
         _lua(REWRITE_FILTER, REWRITE),
         {
             "name": "hashed",
@@ -146,16 +127,6 @@ def _lua(name: str, script: str) -> JSONObject:
     return {
         "name": name,
         "typed_config": {"@type": f"{_FILTERS}.lua.v3.Lua", "default_source_code": {"inline_string": script}},
-    }
-
-
-def _otherwise(value: str) -> JSONObject:
-    # What the form's script has found stays: a form is no JSON.
-    return {
-        "metadata_namespace": NAMESPACE,
-        "key": "model",
-        "value": value,
-        "preserve_existing_metadata_value": True,
     }
 
 

@@ -13,7 +13,16 @@ from typing import Any
 
 from vllm_operator.api.names import Key, content_hash
 from vllm_operator.gateway.naming import Names, Share, decide_names, own_name
-from vllm_operator.gateway.scripts import ASKING, CLIENT, CLIENT_HEADER, KEYLESS_HEADER, NAMESPACE, PROMPT
+from vllm_operator.gateway.scripts import (
+    ASKING,
+    CLIENT,
+    CLIENT_HEADER,
+    KEYLESS_HEADER,
+    NAMESPACE,
+    NO_JSON,
+    NO_MODEL,
+    PROMPT,
+)
 from vllm_operator.gateway.state import ApiKey, External, GatewayModel, GatewayState
 
 JSONObject = dict[str, Any]
@@ -39,7 +48,6 @@ MOST_NAMES = 50
 """Names that an error message lists at most."""
 MOST_FALLBACKS = 3
 """Steps from a model to its fallback, and from there to that one's; a circle ends there too."""
-NO_MODEL, NO_JSON = "__none__", "__error__"
 SYSTEM_CA = "/etc/ssl/certs/ca-certificates.crt"
 """The certificates that Envoy's image trusts."""
 _HOST = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*", re.IGNORECASE)

@@ -7,6 +7,8 @@ which vLLM refuses), sorts the keys, and lets a body with a doubled key pass unc
 CLIENT_HEADER, KEYLESS_HEADER = "x-vllm-client", "x-vllm-keyless"
 NAMESPACE = "vllm"
 """Of the metadata that is about a request."""
+NO_MODEL, NO_JSON = "__none__", "__error__"
+"""Stand in the place of a model's name, where the body has none, or is nothing that could have one."""
 CLIENT, PROMPT = "client", "prompt"
 """Metadata: who asks, and where the prompt begins if its route wants to know."""
 ASKING = "ask"
@@ -65,31 +67,9 @@ local function find_in_form(body, length)
 end
 """
 
-# Looks for nothing but the part named `model` of a form, in its first and last 64 KiB; JSON is left to a parser.
-FORM = f"""
-{_FIND_IN_FORM}
-function envoy_on_request(handle)
-  local client = handle:headers():get("{CLIENT_HEADER}")
-  if client ~= nil then
-    handle:streamInfo():dynamicMetadata():set("{NAMESPACE}", "{CLIENT}", client)
-  end
-  local kind = handle:headers():get("content-type") or ""
-  if not kind:lower():find("multipart/form-data", 1, true) then
-    handle:clearRouteCache()
-    return
-  end
-  local body = handle:body(true)
-  if body == nil then return end
-  local model = find_in_form(body, body:length())
-  if model ~= nil then
-    handle:streamInfo():dynamicMetadata():set("{NAMESPACE}", "model", model)
-  end
-  handle:clearRouteCache()
-end
-"""
-
-# JSON is walked from its first brace, and only members of the outermost object count: `model` in a message, or deeper, is never touched.
-# A parser has found the text to be JSON before; where the walk does not get through nevertheless, it says so.
+# JSON is walked from its first brace to its last, and only members of the outermost object count, never what stands in a message or
+# deeper. Of what is JSON the walk finds the members that a parser finds; what is not, and yet gets through, vLLM's own parser refuses.
+# Envoy's json_to_metadata makes objects of the whole body instead: 60 MB of short numbers become 6 GB, and the gateway is gone.
 _WALK = """
 local byte = string.byte
 
@@ -107,7 +87,7 @@ local function behind_string(text, at, length)
   while at <= length do
     local found = byte(text, at)
     if found == 34 then return at + 1 end
-    if found == 92 then at = at + 1 end
+    if found == 92 then at = at + 1 elseif found < 32 then return nil end
     at = at + 1
   end
   return nil
@@ -137,9 +117,47 @@ local function behind_value(text, at, length)
   return nil
 end
 
-local function plain(key)
-  if not key:find("\\\\", 1, true) then return key end
-  return (key:gsub("\\\\u00(%x%x)", function(found) return string.char(tonumber(found, 16)) end))
+local escapes = {b = "\\b", f = "\\f", n = "\\n", r = "\\r", t = "\\t", ['"'] = '"', ["\\\\"] = "\\\\", ["/"] = "/"}
+
+local function utf8(code)
+  local floor, char = math.floor, string.char
+  if code < 0x80 then return char(code) end
+  if code < 0x800 then return char(0xC0 + floor(code / 0x40), 0x80 + code % 0x40) end
+  if code < 0x10000 then
+    return char(0xE0 + floor(code / 0x1000), 0x80 + floor(code / 0x40) % 0x40, 0x80 + code % 0x40)
+  end
+  return char(
+    0xF0 + floor(code / 0x40000), 0x80 + floor(code / 0x1000) % 0x40, 0x80 + floor(code / 0x40) % 0x40, 0x80 + code % 0x40
+  )
+end
+
+-- What a string of JSON, given without its quotes, stands for; nil: it is none.
+local function plain(text)
+  if not text:find("\\\\", 1, true) then return text end
+  local parts, at = {}, 1
+  while true do
+    local found = text:find("\\\\", at, true)
+    if found == nil then break end
+    parts[#parts + 1] = text:sub(at, found - 1)
+    local short = escapes[text:sub(found + 1, found + 1)]
+    local code = tonumber(text:match("^u(%x%x%x%x)", found + 1) or "", 16)
+    at = found + 2
+    if short == nil then
+      if code == nil then return nil end
+      at = found + 6
+      if code >= 0xD800 and code < 0xE000 then
+        local low = tonumber(text:match("^\\\\u([dD][c-fC-F]%x%x)", at) or "", 16)
+        if code < 0xDC00 and low ~= nil then
+          code, at = 0x10000 + (code - 0xD800) * 0x400 + low - 0xDC00, at + 6
+        else
+          code = 0xFFFD
+        end
+      end
+      short = utf8(code)
+    end
+    parts[#parts + 1] = short
+  end
+  return table.concat(parts) .. text:sub(at)
 end
 
 -- Calls visit(key, from, behind) for each member, until that says true. Returns whether the text is such an object.
@@ -149,7 +167,7 @@ local function walk(text, visit)
   at = behind_space(text, at, length)
   if byte(text, at) ~= 123 then return false end
   at = behind_space(text, at + 1, length)
-  if byte(text, at) == 125 then return true end
+  if byte(text, at) == 125 then return behind_space(text, at + 1, length) > length end
   while at <= length do
     if byte(text, at) ~= 34 then return false end
     local behind = behind_string(text, at, length)
@@ -163,11 +181,86 @@ local function walk(text, visit)
     if visit(key, at, behind) then return true end
     at = behind_space(text, behind, length)
     local found = byte(text, at)
-    if found == 125 then return true end
+    if found == 125 then return behind_space(text, at + 1, length) > length end
     if found ~= 44 then return false end
     at = behind_space(text, at + 1, length)
   end
   return false
+end
+"""
+
+# Names are shown in errors and logs, which hold no other bytes, and not any number of them.
+_MODEL = f"""
+local function is_json(kind)
+  return kind:find("^application/json") ~= nil or kind:find("^application/[a-z.%-]+%+json") ~= nil
+end
+
+local function is_form(kind)
+  return kind:find("^multipart/form%-data") ~= nil
+end
+
+local function is_utf8(text)
+  local at, length = 1, #text
+  while at <= length do
+    local first, second = byte(text, at, at + 1)
+    local more = first < 0x80 and 0 or first < 0xC2 and 9 or first < 0xE0 and 1 or first < 0xF0 and 2 or first < 0xF5 and 3 or 9
+    if at + more > length then return false end
+    for each = at + 1, at + more do
+      local found = byte(text, each)
+      if found < 0x80 or found > 0xBF then return false end
+    end
+    if (first == 0xE0 and second < 0xA0) or (first == 0xED and second > 0x9F) then return false end
+    if (first == 0xF0 and second < 0x90) or (first == 0xF4 and second > 0x8F) then return false end
+    at = at + more + 1
+  end
+  return true
+end
+
+local function named(name, otherwise)
+  if name == nil or not is_utf8(name) then return otherwise end
+  -- Envoy would take it for the end.
+  name = name:gsub("%z", "\\239\\191\\189")
+  if #name > 1024 then return "(a name of " .. #name .. " bytes)" end
+  return name
+end
+
+-- Parsers take the last one of doubled members.
+local function model_in_json(text)
+  local from, behind
+  local whole = walk(text, function(key, found, after)
+    if key == "model" then from, behind = found, after end
+  end)
+  if not whole then return "{NO_JSON}" end
+  if from == nil or byte(text, from) ~= 34 then return "{NO_MODEL}" end
+  return named(plain(text:sub(from + 1, behind - 2)), "{NO_JSON}")
+end
+"""
+
+# Notes who asks, and for which model.
+MODEL = f"""
+{_FIND_IN_FORM}
+{_WALK}
+{_MODEL}
+function envoy_on_request(handle)
+  local headers = handle:headers()
+  local kind, client = (headers:get("content-type") or ""):lower(), headers:get("{CLIENT_HEADER}")
+  local metadata = handle:streamInfo():dynamicMetadata()
+  if client ~= nil then metadata:set("{NAMESPACE}", "{CLIENT}", client) end
+  if (metadata:get("{NAMESPACE}") or {{}})["path"] ~= nil then
+    local model, body = "{NO_MODEL}", handle:body()
+    if body ~= nil then
+      local length = body:length()
+      if is_json(kind) then
+        model = model_in_json(body:getBytes(0, length))
+      elseif is_form(kind) then
+        model = named(find_in_form(body, length), "{NO_MODEL}")
+      else
+        model = "{NO_JSON}"
+      end
+    end
+    handle:streamInfo():dynamicMetadata():set("{NAMESPACE}", "model", model)
+  end
+  handle:clearRouteCache()
 end
 """
 
@@ -193,11 +286,8 @@ end
 
 local function renamed(kind, body, name)
   local length = body:length()
-  if kind:find("json", 1, true) then
-    local text = renamed_json(body:getBytes(0, length), name)
-    if text ~= nil then return text end
-  end
-  if not kind:find("multipart/form-data", 1, true) then return nil end
+  if is_json(kind) then return renamed_json(body:getBytes(0, length), name) end
+  if not is_form(kind) then return nil end
   local value, from, behind = find_in_form(body, length)
   if value == nil then return nil end
   return body:getBytes(0, from - 1) .. name .. body:getBytes(behind - 1, length - behind + 1)
@@ -227,6 +317,7 @@ REFUSED = (
 REWRITE = f"""
 {_FIND_IN_FORM}
 {_WALK}
+{_MODEL}
 {_RENAME}
 {_PREFIX}
 function envoy_on_request(handle)
@@ -235,8 +326,8 @@ function envoy_on_request(handle)
   local name = names and names[(handle:streamInfo():dynamicMetadata():get("{NAMESPACE}") or {{}})["model"] or ""]
   if wanted:get("{PROMPT}") then
     local body = handle:body()
-    local kind = handle:headers():get("content-type") or ""
-    local found = body and kind:lower():find("json", 1, true) and beginning(body:getBytes(0, body:length()))
+    local kind = (handle:headers():get("content-type") or ""):lower()
+    local found = body and is_json(kind) and beginning(body:getBytes(0, body:length()))
     if found then
       -- Bytes may be cut in the middle of a character, which metadata cannot hold.
       handle:streamInfo():dynamicMetadata():set("{NAMESPACE}", "{PROMPT}", handle:base64Escape(found))
