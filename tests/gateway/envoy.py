@@ -17,7 +17,7 @@ from aiohttp import web
 from tests.cluster import tools
 from tests.cluster.progress import Progress
 from tests.cluster.settings import ENVOY_REQUIREMENT
-from vllm_operator.gateway.bootstrap import build_bootstrap
+from vllm_operator.gateway.bootstrap import Patience, build_bootstrap
 from vllm_operator.gateway.render import render
 from vllm_operator.gateway.state import Endpoint, GatewayState
 from vllm_operator.gateway.xds import XdsServer
@@ -45,6 +45,8 @@ class Pod:
     requests: list[dict[str, Any]] = field(default_factory=list)
     checks: int = 0
     """Times that its /health was asked."""
+    names: frozenset[str] | None = None
+    """Models that it knows, as vLLM knows its served names; None: any."""
     hold: asyncio.Event | None = None
     """It answers when this is set."""
     runner: web.AppRunner | None = None
@@ -66,9 +68,16 @@ class Pod:
             try:
                 asked = json.loads(body)["model"]
             except (ValueError, KeyError, TypeError, RecursionError):
-                return web.json_response({"error": {"message": "invalid", "code": "by_the_pod"}}, status=400)
+                return _refuse(400)
+            if self.names is not None and not (isinstance(asked, str) and asked in self.names):
+                return _refuse(404)
             return web.json_response({"served_by": self.name, "model": asked})
         return web.json_response({"served_by": self.name})
+
+
+def _refuse(status: int) -> web.Response:
+    body = {"error": {"message": "from the pod", "type": "pod", "param": None, "code": "by_the_pod"}}
+    return web.json_response(body, status=status)
 
 
 @dataclass
@@ -82,6 +91,10 @@ class Gateway:
     process: asyncio.subprocess.Process
     log: Path
     access_log: Path
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
 
     async def publish(self, state: GatewayState) -> None:
         await self.server.publish(render(state))
@@ -176,7 +189,7 @@ async def serve(*pods: str, tls: ssl.SSLContext | None = None) -> AsyncIterator[
 
 
 @asynccontextmanager
-async def gateway(folder: Path, state: GatewayState) -> AsyncIterator[Gateway]:
+async def gateway(folder: Path, state: GatewayState, patience: Patience | None = None) -> AsyncIterator[Gateway]:
     """An Envoy that has this state."""
     program = envoy_program()
     port, admin, agent = free_port(), free_port(), free_port()
@@ -195,7 +208,13 @@ async def gateway(folder: Path, state: GatewayState) -> AsyncIterator[Gateway]:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", agent).start()
     bootstrap = build_bootstrap(
-        port=port, admin_port=admin, agent_port=agent, largest_body=state.largest_body, node="test", address="127.0.0.1"
+        port=port,
+        admin_port=admin,
+        agent_port=agent,
+        largest_body=state.largest_body,
+        node="test",
+        address="127.0.0.1",
+        patience=patience or Patience(),
     )
     configuration, log, access_log = folder / "envoy.json", folder / "envoy.log", folder / "access.log"
     configuration.write_text(json.dumps(bootstrap))
@@ -228,7 +247,8 @@ async def gateway(folder: Path, state: GatewayState) -> AsyncIterator[Gateway]:
                     await asyncio.sleep(0.05)
             yield found
     finally:
-        process.terminate()
+        if process.returncode is None:
+            process.terminate()
         async with asyncio.timeout(30):
             await process.wait()
         await runner.cleanup()

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import random
 from pathlib import Path
 from typing import Any
 
@@ -254,88 +253,6 @@ async def test_a_name_of_another_namespace_is_its_own(tmp_path: Path) -> None:
             assert Key("two", "chat") == two.key
 
 
-def hostile(rng: random.Random) -> tuple[bytes, dict[str, str]]:
-    """A body and headers that try to be taken for another model, or for nothing at all."""
-    names = [
-        *(["alpha", "beta"] * 4),
-        "models/a",
-        "models/b",
-        "gamma",
-        "",
-        "x" * 300,
-        "al\\u0070ha",
-        "alpha\\n",
-        "\\u0000",
-        "é",
-    ]
-
-    def text() -> str:
-        return f'"{rng.choice(names)}"'
-
-    def pair(depth: int) -> str:
-        key = rng.choice(['"model"', '"model"', '"mod\\u0065l"', '"Model"', '"metadata"', '"messages"', '"a"'])
-        return f"{key}{rng.choice([':', ' : '])}{value(depth)}"
-
-    def value(depth: int) -> str:
-        kind = rng.randrange(8) if depth < 4 else rng.randrange(4)
-        if kind < 3:
-            return text()
-        if kind == 3:
-            return rng.choice(["1", "null", "true", "1e999", "-", '"{\\"model\\": \\"beta\\"}"'])
-        parts = [pair(depth + 1) if kind < 7 else value(depth + 1) for _ in range(rng.randrange(4))]
-        return f"{{{','.join(parts)}}}" if kind < 7 else f"[{','.join(parts)}]"
-
-    pairs = [pair(0) for _ in range(rng.randrange(5))]
-    if rng.random() < 0.5:
-        pairs.insert(rng.randrange(len(pairs) + 1), f'"model": {text()}')
-    body = f"{{{','.join(pairs)}}}"
-    if rng.random() < 0.2:
-        cut = rng.randrange(len(body))
-        body = body[:cut] + rng.choice(["", "}", "\\", "\x00", "{", '"']) + body[cut + 1 :]
-    headers = {"content-type": rng.choice(["application/json", "application/json; charset=utf-8", "APPLICATION/JSON"])}
-    for name, values in (
-        ("x-vllm-client", ["team-a/keys/alice", "x"]),
-        ("x-vllm-keyless", ["open", "never"]),
-        ("x-model", ["alpha"]),
-        ("x-envoy-original-path", ["/metrics"]),
-        ("x-forwarded-for", ["127.0.0.1", "a, b"]),
-        ("content-type", ["text/plain", "multipart/form-data; boundary=x", "", "application/x-www-form-urlencoded"]),
-    ):
-        if rng.random() < 0.15:
-            headers[name] = rng.choice(values)
-    return body.encode(errors="replace"), headers
-
-
-async def test_hostile_requests_get_the_right_model_or_an_error(tmp_path: Path) -> None:
-    async with serve("a", "b") as (a, b), gateway(tmp_path, usual(a, b)) as found:
-        rng = random.Random(20261121)
-        owners = {"alpha": "a", "models/a": "a", "beta": "b", "models/b": "b"}
-        served = refused = 0
-        for _ in range(1500):
-            body, headers = hostile(rng)
-            key = rng.choice([ALICE.value, BOB.value, None])
-            answer = await found.ask(body, key=key, headers=headers)
-            if answer.status_code == 200:
-                served += 1
-                # What the pod's JSON parser makes of the body is what counts: the gateway must have seen the same model in it.
-                # (Where the name was replaced, what was no JSON may have gone with it.)
-                wanted = answer.json()["model"]
-                assert served_by(answer) == owners[wanted], (body, headers)
-                assert owners[wanted] == "b" or key == ALICE.value, (body, headers)
-            else:
-                refused += 1
-                assert 400 <= answer.status_code < 500 or (answer.status_code == 503 and b"gamma" in answer.content), (
-                    answer.status_code,
-                    answer.text,
-                    body,
-                    headers,
-                )
-        assert served > 100
-        assert refused > 100
-        assert found.process.returncode is None
-        assert all(ALICE.value not in str(each["headers"]) for each in (*a.requests, *b.requests))
-
-
 FORM = (
     b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\n%s\r\n'
     b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n%s\r\n--x--\r\n'
@@ -532,10 +449,13 @@ async def test_no_pod_has_much_more_than_its_share_of_one_prompt(tmp_path: Path)
             await found.wait_healthy(len(pods))
             for pod in pods:
                 pod.hold = asyncio.Event()
-            asked = [asyncio.create_task(found.ask({"model": "chat", "prompt": "x" * 600})) for _ in range(30)]
-            async with asyncio.timeout(20):
-                while sum(len(pod.requests) for pod in pods) < len(asked):
-                    await asyncio.sleep(0.05)
+            asked = []
+            for number in range(1, 31):
+                asked.append(asyncio.create_task(found.ask({"model": "chat", "prompt": "x" * 600})))
+                # One by one: a request counts from when its pod has it.
+                async with asyncio.timeout(10):
+                    while sum(len(pod.requests) for pod in pods) < number:
+                        await asyncio.sleep(0.002)
             counts = sorted(len(pod.requests) for pod in pods)
             for pod in pods:
                 assert pod.hold is not None

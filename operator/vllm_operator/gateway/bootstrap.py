@@ -1,6 +1,7 @@
 """What Envoy is started with: its listener, and where the rest is asked for. Pure."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from vllm_operator.gateway.render import (
@@ -13,9 +14,7 @@ from vllm_operator.gateway.render import (
 )
 from vllm_operator.gateway.scripts import (
     CLIENT,
-    CLIENT_HEADER,
     KEYLESS,
-    KEYLESS_HEADER,
     MODEL,
     NAMESPACE,
     PROMPT,
@@ -24,19 +23,36 @@ from vllm_operator.gateway.scripts import (
 
 JSONObject = dict[str, Any]
 
+OWN_HEADERS = ("x-vllm-", "x-envoy-")
+"""How headers begin that are the gateway's and Envoy's own: with some of Envoy's, callers would choose retries and time limits."""
 _FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
 _HTTP_MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
 
+@dataclass(frozen=True)
+class Patience:
+    """Seconds that a request may take to come; its answer may take any time."""
+
+    headers: float = 10
+    whole: float = 300
+
+
 def build_bootstrap(
-    *, port: int, admin_port: int, agent_port: int, largest_body: int, node: str, address: str = "::"
+    *,
+    port: int,
+    admin_port: int,
+    agent_port: int,
+    largest_body: int,
+    node: str,
+    address: str = "::",
+    patience: Patience = Patience(),
 ) -> JSONObject:
     """Envoy's configuration file. The administration interface and the agent are on loopback."""
     return {
         "node": {"id": node, "cluster": "vllm-gateway"},
         "admin": {"address": _address("127.0.0.1", admin_port)},
         "static_resources": {
-            "listeners": [build_listener(port=port, largest_body=largest_body, address=address)],
+            "listeners": [build_listener(port=port, largest_body=largest_body, address=address, patience=patience)],
             "clusters": [
                 {
                     "name": "xds",
@@ -57,7 +73,13 @@ def build_bootstrap(
     }
 
 
-def build_listener(*, port: int, largest_body: int, address: str = "::") -> JSONObject:
+def build_listener(
+    *,
+    port: int,
+    largest_body: int,
+    address: str = "::",
+    patience: Patience = Patience(),
+) -> JSONObject:
     """The one listener: filters in the order in which a request passes them."""
     manager: JSONObject = {
         "@type": _HTTP_MANAGER,
@@ -76,8 +98,8 @@ def build_listener(*, port: int, largest_body: int, address: str = "::") -> JSON
         "server_header_transformation": "PASS_THROUGH",
         # An answer may be long in coming; a request may not.
         "stream_idle_timeout": "0s",
-        "request_headers_timeout": "10s",
-        "request_timeout": "300s",
+        "request_headers_timeout": f"{patience.headers:g}s",
+        "request_timeout": f"{patience.whole:g}s",
         "common_http_protocol_options": {
             "idle_timeout": "3600s",
             "headers_with_underscores_action": "REJECT_REQUEST",
@@ -148,7 +170,7 @@ def _strip_own_headers() -> JSONObject:
         "name": "strip",
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
-            "mutations": [{"remove": name} for name in (CLIENT_HEADER, KEYLESS_HEADER)],
+            "mutations": [{"remove_on_match": {"key_matcher": {"prefix": each}}} for each in OWN_HEADERS],
         },
     }
 

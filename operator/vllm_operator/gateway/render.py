@@ -42,6 +42,8 @@ FALLBACK_HEADER = "x-vllm-fallback"
 """Says in an answer which model gave it, where that is not the one that was asked."""
 ASKED = "%DYNAMIC_METADATA(vllm:model)%"
 """Envoy's word for the model that the body names."""
+KEY_HEADERS = ("authorization", "x-api-key", "api-key", "proxy-authorization")
+"""Headers in which keys are sent, to the gateway or by a mistake: no model is told any of them."""
 PRIVATE_HEADERS = ("cookie", "x-forwarded-for", "x-envoy-external-address")
 """Headers that servers outside of the cluster are not told."""
 MOST_NAMES = 50
@@ -371,7 +373,7 @@ def build_routes(state: GatewayState, names: Names) -> JSONObject:
         "@type": ROUTES,
         "name": ROUTE_CONFIGURATION,
         "max_direct_response_body_size_bytes": 8 * 1024 * 1024,
-        "request_headers_to_remove": [CLIENT_HEADER, KEYLESS_HEADER, "authorization", "x-api-key"],
+        "request_headers_to_remove": [CLIENT_HEADER, KEYLESS_HEADER, *KEY_HEADERS],
         "virtual_hosts": [{"name": "models", "domains": ["*"], "routes": routes}],
     }
 

@@ -69,6 +69,7 @@ end
 
 # JSON is walked from its first brace to its last, and only members of the outermost object count, never what stands in a message or
 # deeper. Of what is JSON the walk finds the members that a parser finds; what is not, and yet gets through, vLLM's own parser refuses.
+# Comments and single quotes do not get through: parsers of servers outside may know them, and find another model behind them.
 # Envoy's json_to_metadata makes objects of the whole body instead: 60 MB of short numbers become 6 GB, and the gateway is gone.
 _WALK = """
 local byte = string.byte
@@ -110,6 +111,8 @@ local function behind_value(text, at, length)
       if depth == 0 then return at end
     elseif depth == 0 and (found == 44 or found == 32 or found == 10 or found == 13 or found == 9) then
       return at
+    elseif found == 47 or found == 35 or found == 39 then
+      return nil
     else
       at = at + 1
     end
