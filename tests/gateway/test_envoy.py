@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -294,6 +295,16 @@ async def test_a_fallback_answers_and_gets_the_body_as_it_was(tmp_path: Path) ->
                 )
                 assert served_by(answer) == "b"
                 assert b.requests[-1]["body"] == FORM % ('be"t\\a é'.encode(), b"x" * size)
+
+            # The length is that of the new body, also where the caller has told none.
+            async def in_pieces() -> AsyncIterator[bytes]:
+                yield b'{"mod'
+                yield b'el":"alpha"}'
+
+            kind = {"content-type": "application/json"}
+            assert served_by(await found.client.post("/v1/completions", content=in_pieces(), headers=kind)) == "b"
+            assert b.requests[-1]["body"] == b'{"model":' + new + b"}"
+            assert {"Transfer-Encoding", "Content-Length"} & set(b.requests[-1]["headers"]) == {"Content-Length"}
             # Those who ask for it itself get it as ever.
             answer = await found.ask({"model": "beta"})
             assert (served_by(answer), "x-vllm-fallback" in answer.headers) == ("b", False)
