@@ -106,6 +106,8 @@ SAMPLES: Mapping[str, tuple[Any, Any]] = {
     "spec.modelFacts.config": (_config("Qwen/Qwen3-8B"), _config("Qwen/Qwen3-32B")),
     "spec.modelFacts.weights": ("16Gi", "64Gi"),
     "spec.servedModelNames[]": ("qwen3-8b", "team/qwen3:latest"),
+    "spec.auth.callers[].name": ("team-a", "team-b"),
+    "spec.auth.callers[].namespace": ("namespace-a", "namespace-b"),
     "spec.engine.version": ("0.31.0", "0.32.0rc1"),
     "spec.engine.image": ("registry.example.com/vllm:a", "registry.example.com/vllm:b"),
     "spec.engine.executable": (["vllm", "serve"], ["python3", "-m", "vllm.entrypoints.openai.api_server"]),

@@ -16,12 +16,30 @@ import yaml
 from vllm_operator.api import conditions
 from vllm_operator.api.crd import CRD_NAME, Schema, crd
 from vllm_operator.api.types import API_VERSION, KIND
-from vllm_operator.cluster.permissions import CLUSTER_RULES, LOG_RULES, NODE_RULES, OWN_NAMESPACE_RULES, Rule
+from vllm_operator.cluster.permissions import (
+    CLUSTER_RULES,
+    GATEWAY_OPERATOR_RULES,
+    GATEWAY_RULES,
+    LOG_RULES,
+    NODE_RULES,
+    OWN_NAMESPACE_RULES,
+    Rule,
+)
 
 NAME = "vllm-operator"
 NAMESPACE = "vllm-operator-system"
 LEADER_ELECTION = f"{NAME}-leader-election"
 NODES = f"{NAME}-nodes"
+
+CHART_RULES = {
+    "cluster-rules": CLUSTER_RULES,
+    "log-rules": LOG_RULES,
+    "node-rules": NODE_RULES,
+    "own-namespace-rules": OWN_NAMESPACE_RULES,
+    "gateway-rules": GATEWAY_RULES,
+    "gateway-operator-rules": GATEWAY_OPERATOR_RULES,
+}
+"""The chart's files of rules."""
 
 YAML_HEADER = "# Written by `python -m vllm_operator.generate`. Do not edit.\n"
 MARKDOWN_HEADER = "<!-- Written by `python -m vllm_operator.generate`. Do not edit. -->\n\n"
@@ -33,10 +51,10 @@ def files() -> dict[str, str]:
     return {
         "crds/vllm-operator.io_vllmmodels.yaml": YAML_HEADER + to_yaml(definition),
         "charts/vllm-operator/files/crds/vllm-operator.io_vllmmodels.yaml": YAML_HEADER + to_yaml(definition),
-        "charts/vllm-operator/files/rbac/cluster-rules.yaml": YAML_HEADER + rules_yaml(CLUSTER_RULES),
-        "charts/vllm-operator/files/rbac/log-rules.yaml": YAML_HEADER + rules_yaml(LOG_RULES),
-        "charts/vllm-operator/files/rbac/node-rules.yaml": YAML_HEADER + rules_yaml(NODE_RULES),
-        "charts/vllm-operator/files/rbac/own-namespace-rules.yaml": YAML_HEADER + rules_yaml(OWN_NAMESPACE_RULES),
+        **{
+            f"charts/vllm-operator/files/rbac/{name}.yaml": YAML_HEADER + rules_yaml(rules)
+            for name, rules in CHART_RULES.items()
+        },
         "manifests/base/rbac.yaml": YAML_HEADER + rbac_yaml(),
         "docs/reference/vllmmodel.md": MARKDOWN_HEADER + model_reference(definition),
         "docs/reference/conditions.md": MARKDOWN_HEADER + conditions_reference(),

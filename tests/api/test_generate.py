@@ -10,7 +10,14 @@ import yaml
 
 from vllm_operator import generate
 from vllm_operator.api.crd import crd
-from vllm_operator.cluster.permissions import CLUSTER_RULES, LOG_RULES, NODE_RULES, OWN_NAMESPACE_RULES
+from vllm_operator.cluster.permissions import (
+    CLUSTER_RULES,
+    GATEWAY_OPERATOR_RULES,
+    GATEWAY_RULES,
+    LOG_RULES,
+    NODE_RULES,
+    OWN_NAMESPACE_RULES,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -108,12 +115,29 @@ def test_roles_have_the_rules_of_the_table() -> None:
     assert len(objects) == 6
 
 
+def test_the_gateways_rules_are_in_files_of_their_own() -> None:
+    files = generate.files()
+    for name, rules in (
+        ("gateway-rules", GATEWAY_RULES),
+        ("gateway-operator-rules", GATEWAY_OPERATOR_RULES),
+    ):
+        text = files[f"charts/vllm-operator/files/rbac/{name}.yaml"]
+        assert yaml.safe_load(text) == [rule.as_rbac() for rule in rules]
+    # The chart alone installs it.
+    for rule in (*GATEWAY_RULES, *GATEWAY_OPERATOR_RULES):
+        assert rule.reason not in files["manifests/base/rbac.yaml"]
+
+
 def test_every_rule_says_why() -> None:
-    text = generate.files()["manifests/base/rbac.yaml"]
+    files = generate.files()
+    base = files["manifests/base/rbac.yaml"]
     for rule in (*CLUSTER_RULES, *LOG_RULES, *NODE_RULES, *OWN_NAMESPACE_RULES):
-        assert rule.reason.endswith(".")
-        assert f"# {rule.reason}\n" in text
-        assert "*" not in (*rule.verbs, *rule.resources, rule.group)
+        assert f"# {rule.reason}\n" in base
+    for name, rules in generate.CHART_RULES.items():
+        for rule in rules:
+            assert rule.reason.endswith(".")
+            assert f"# {rule.reason}\n" in files[f"charts/vllm-operator/files/rbac/{name}.yaml"]
+            assert "*" not in (*rule.verbs, *rule.resources, rule.group)
 
 
 def test_the_reference_has_every_field() -> None:

@@ -13,8 +13,8 @@ from vllm_operator.workload.settings import BuildSettings, GatewayRef
 FLAGS = [
     "namespaces", "workers", "http-address", "leader-election", "lease-name", "lease-namespace", "identity",
     "default-gateway", "vllm-version", "image-nvidia", "image-amd", "image-intel", "image-cpu", "default-accelerator",
-    "vllm-run-as-user", "hub-endpoint", "gpu-pools", "inspect-image", "probe-interval", "resync-interval", "reference-interval",
-    "yield-after", "cluster-domain",
+    "vllm-run-as-user", "hub-endpoint", "gpu-pools", "inspect-image", "gateway-url", "probe-interval", "resync-interval",
+    "reference-interval", "yield-after", "cluster-domain",
     "log-format", "log-level",
 ]  # fmt: skip
 
@@ -58,6 +58,7 @@ CHANGES: list[tuple[str, str, Any]] = [
     ("build.default-gateway", "gw/g/s", GatewayRef("gw", "g", "s")),
     ("build.run-as-user", "1000", 1000),
     ("build.cluster-domain", "x.y", "x.y"),
+    ("build.gateway-url", "http://gateway/", "http://gateway"),
     ("leader-election", "false", False),
     ("http-port", "[::1]:9000", 9000),
 ]

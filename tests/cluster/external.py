@@ -6,6 +6,9 @@ They have no components to kill and no audit log; tests that need these skip, wi
 import os
 import shutil
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from . import tools
 from .commands import run
@@ -97,6 +100,12 @@ class ExistingCluster(LocalCluster):
     def build_image(self, *, tag: str = OPERATOR_IMAGE, progress: Progress | None = None) -> str:
         """Refuse: only the user knows where this cluster gets its images."""
         raise ClusterError("build the image yourself and push it to a registry this cluster reads")
+
+    def envoy_image(self, *, progress: Progress | None = None) -> str:
+        """Return the chart's own: such a cluster reads registries."""
+        values: dict[str, Any] = yaml.safe_load((REPOSITORY / "charts/vllm-operator/values.yaml").read_text())
+        image = values["gateway"]["envoy"]["image"]
+        return f"{image['repository']}:{image['tag']}"
 
 
 class KindCluster(ExistingCluster):

@@ -36,7 +36,7 @@ def ctr(*words: str | Path, timeout: float = 120.0) -> str:
     return run([tools.binary("ctr"), "--address", CONTAINERD_SOCKET, "-n", "k8s.io", *words], timeout=timeout)
 
 
-class _Layer:
+class Layer:
     """A layer's tar in memory, with fixed owners and times, so that the same content is the same image."""
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class _Layer:
         return self._buffer.getvalue()
 
 
-def _write_image(target: Path, *, reference: str, layer: bytes, config: Mapping[str, object]) -> None:
+def write_image(target: Path, *, reference: str, layer: bytes, config: Mapping[str, object]) -> None:
     """Write a docker-archive of one layer, which `ctr image import` reads."""
     image = {
         "architecture": "amd64",
@@ -111,9 +111,9 @@ def ensure_pause() -> None:
     program = tools.binary("pause").read_bytes()
 
     def make(target: Path) -> None:
-        layer = _Layer()
+        layer = Layer()
         layer.file("pause", program, mode=0o755)
-        _write_image(
+        write_image(
             target, reference=PAUSE_IMAGE, layer=layer.bytes(), config={"Entrypoint": ["/pause"], "User": "65534:65534"}
         )
 
@@ -125,7 +125,7 @@ def ensure_vllm_runtime() -> None:
     model = vllm_env.model_path()
 
     def make(target: Path) -> None:
-        layer = _Layer()
+        layer = Layer()
         for folder in (
             "dev",
             "etc",
@@ -155,7 +155,7 @@ def ensure_vllm_runtime() -> None:
         layer.folder(MODEL_PATH.lstrip("/"))
         for file in sorted(model.iterdir()):
             layer.file(f"{MODEL_PATH.lstrip('/')}/{file.name}", file.read_bytes())
-        _write_image(target, reference=full_reference(VLLM_IMAGE), layer=layer.bytes(), config=config)
+        write_image(target, reference=full_reference(VLLM_IMAGE), layer=layer.bytes(), config=config)
 
     config: dict[str, Sequence[str]] = {
         "Env": [

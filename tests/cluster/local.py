@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from . import dns, gateway, operator_image, packages, tools, vllm_env
+from . import dns, envoy, gateway, operator_image, packages, tools, vllm_env
 from .commands import wait_until
 from .control_plane import GPU_PRODUCTS, ControlPlane
 from .gateway import Gateway
@@ -260,6 +260,10 @@ class LocalCluster:
     def build_image(self, *, tag: str = OPERATOR_IMAGE, progress: Progress | None = None) -> str:
         """Build the operator's image, import it into the real node and return its name."""
         return operator_image.ensure(progress or Progress(), tag=tag)
+
+    def envoy_image(self, *, progress: Progress | None = None) -> str:
+        """Import an image with Envoy into the real node and return its name."""
+        return envoy.ensure_image(progress or Progress())
 
     def wait(self, what: str, ready: Callable[[], bool], *, timeout: float = 60.0, log: Path | None = None) -> None:
         """Wait for a condition with a deadline; the error names ``what`` and shows the end of ``log``."""

@@ -21,6 +21,7 @@ MINIMUM_GO = (1, 26)
 VLLM_VERSION = "0.32.0"
 VLLM_IMAGE = f"vllm-cpu-runtime:{VLLM_VERSION}"
 PAUSE_IMAGE = "docker.io/vllm-operator/pause:1"
+ENVOY_IMAGE = f"localhost/envoy:{ENVOY_REQUIREMENT.partition('==')[2]}"
 OPERATOR_IMAGE = "localhost/vllm-operator:dev"
 BASE_IMAGE = "localhost/vllm-operator-base:bookworm"
 MODEL_PATH = "/models/tiny-qwen3"

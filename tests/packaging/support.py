@@ -154,7 +154,23 @@ def of_kind(objects: Iterable[KubernetesObject], kind: str) -> list[KubernetesOb
     return [thing for thing in objects if thing["kind"] == kind]
 
 
-def environment(deployment: KubernetesObject) -> dict[str, str]:
-    """Variables of the operator's container that have a plain value."""
-    container = deployment["spec"]["template"]["spec"]["containers"][0]
-    return {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
+def of_the_gateway(objects: Iterable[KubernetesObject]) -> list[KubernetesObject]:
+    """The gateway's objects among those of the chart."""
+    return [thing for thing in objects if thing["metadata"]["labels"]["app.kubernetes.io/name"].endswith("-gateway")]
+
+
+def of_the_operator(objects: Iterable[KubernetesObject]) -> list[KubernetesObject]:
+    """The others."""
+    return [thing for thing in objects if not of_the_gateway([thing])]
+
+
+def container(deployment: KubernetesObject, name: str) -> dict[str, Any]:
+    """The container of that name; init containers too."""
+    pod = deployment["spec"]["template"]["spec"]
+    [found] = [each for each in pod["containers"] + pod.get("initContainers", []) if each["name"] == name]
+    return dict(found)
+
+
+def environment(deployment: KubernetesObject, name: str = "operator") -> dict[str, str]:
+    """Variables of a container that have a plain value."""
+    return {entry["name"]: entry["value"] for entry in container(deployment, name)["env"] if "value" in entry}

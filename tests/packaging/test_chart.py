@@ -14,6 +14,7 @@ from .support import (
     helm_template,
     identity,
     of_kind,
+    of_the_operator,
     only,
     program,
     render,
@@ -80,14 +81,65 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "long names": {"fullnameOverride": "a" * 43 + "b"},
 }
+VARIANTS |= {
+    "gateway": {"gateway": {"enabled": True}},
+    "gateway, some namespaces": VARIANTS["some namespaces"] | {"gateway": {"enabled": True}},
+    "gateway, everything on": VARIANTS["everything on"]
+    | {
+        "gateway": {
+            "enabled": True,
+            "replicas": 3,
+            "largestBody": "512Mi",
+            "envoy": {
+                "image": {"repository": "registry.example.com/mirror/envoy", "digest": "sha256:" + "1" * 64},
+                "command": ["/usr/local/bin/envoy"],
+                "logLevel": "info",
+                "concurrency": 4,
+                "resources": {"limits": {"memory": "2Gi"}},
+            },
+            "service": {"type": "LoadBalancer", "port": 8080, "annotations": {"example.com/lb": "inner"}},
+            "route": {
+                "parentRefs": [{"namespace": "gateways", "name": "inference", "sectionName": "https"}],
+                "hostnames": ["llm.example.com", "*.llm.example.com"],
+            },
+            "networkPolicyFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "gateways"}}}],
+            "terminationGracePeriodSeconds": 600,
+            "priorityClassName": "system-cluster-critical",
+            "nodeSelector": {"pool": "front"},
+            "tolerations": [{"key": "front", "operator": "Exists"}],
+            "affinity": {"nodeAffinity": {}},
+            "topologySpreadConstraints": [
+                {"maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "DoNotSchedule"}
+            ],
+            "podLabels": {"sidecar.istio.io/inject": "false"},
+            "podAnnotations": {"example.com/note": "yes"},
+            "serviceAccount": {"annotations": {"example.com/role": "gateway"}},
+        }
+    },
+    "gateway, as little as possible": VARIANTS["as little as possible"]
+    | {
+        "gateway": {
+            "enabled": True,
+            "replicas": 1,
+            "envoy": {"resources": {"requests": None, "limits": None}},
+            "agent": {"resources": {"requests": None, "limits": None}},
+            "serviceAccount": {"create": False, "name": "already-there-too"},
+        }
+    },
+    "gateway, long names": VARIANTS["long names"] | {"gateway": {"enabled": True}},
+}
 LONG_RELEASE = "a-release-name-as-long-as-helm-allows-it-to-be-really"
 
 every_variant = pytest.mark.parametrize("values", VARIANTS.values(), ids=VARIANTS.keys())
 
 
 def _pod(objects: list[KubernetesObject]) -> dict[str, Any]:
-    pod: dict[str, Any] = only(objects, "Deployment")["spec"]["template"]["spec"]
+    pod: dict[str, Any] = only(of_the_operator(objects), "Deployment")["spec"]["template"]["spec"]
     return pod
+
+
+def _pods(objects: list[KubernetesObject]) -> list[dict[str, Any]]:
+    return [thing["spec"]["template"]["spec"] for thing in of_kind(objects, "Deployment")]
 
 
 def test_lint() -> None:
@@ -113,37 +165,38 @@ def test_every_object_is_complete(values: dict[str, Any]) -> None:
 
 @every_variant
 def test_the_security_context_satisfies_the_restricted_standard(values: dict[str, Any]) -> None:
-    pod = _pod(render(values))
-    security = pod["securityContext"]
-    assert security["runAsNonRoot"] is True
-    assert security["runAsUser"] != 0
-    assert security["seccompProfile"]["type"] == "RuntimeDefault"
-    assert not any(pod.get(field) for field in ("hostNetwork", "hostPID", "hostIPC"))
-    allowed_volumes = {
-        "configMap",
-        "csi",
-        "downwardAPI",
-        "emptyDir",
-        "ephemeral",
-        "persistentVolumeClaim",
-        "projected",
-        "secret",
-    }
-    for volume in pod["volumes"]:
-        assert set(volume) - {"name"} <= allowed_volumes
-    for container in pod["containers"]:
-        own = container["securityContext"]
-        assert own["allowPrivilegeEscalation"] is False
-        assert own["readOnlyRootFilesystem"] is True
-        assert own["capabilities"] == {"drop": ["ALL"]}
-        assert not own.get("privileged")
+    for pod in _pods(render(values)):
+        security = pod["securityContext"]
+        assert security["runAsNonRoot"] is True
+        assert security["runAsUser"] == 65532
+        assert security["seccompProfile"]["type"] == "RuntimeDefault"
+        assert not any(pod.get(field) for field in ("hostNetwork", "hostPID", "hostIPC"))
+        allowed_volumes = {
+            "configMap",
+            "csi",
+            "downwardAPI",
+            "emptyDir",
+            "ephemeral",
+            "persistentVolumeClaim",
+            "projected",
+            "secret",
+        }
+        for volume in pod["volumes"]:
+            assert set(volume) - {"name"} <= allowed_volumes
+        for each in pod["containers"] + pod.get("initContainers", []):
+            own = each["securityContext"]
+            assert own["allowPrivilegeEscalation"] is False
+            assert own["readOnlyRootFilesystem"] is True
+            assert own["capabilities"] == {"drop": ["ALL"]}
+            assert not own.get("privileged")
 
 
 @every_variant
 def test_no_secret_is_made_or_mounted(values: dict[str, Any]) -> None:
     objects = render(values)
     assert not of_kind(objects, "Secret")
-    assert not any("secret" in volume for volume in _pod(objects)["volumes"])
+    for pod in _pods(objects):
+        assert not any("secret" in volume for volume in pod["volumes"])
 
 
 def test_a_digest_wins_over_the_tag() -> None:
@@ -306,6 +359,12 @@ def test_the_definition_survives_templating() -> None:
         ({"networkPolicy": {"restrictEgress": True}}, "nothing would be restricted"),
         ({"networkPolicy": {"enabled": True, "extraEgress": [{}]}}, "there is nothing to add to"),
         ({"serviceAccount": {"create": False}}, "serviceAccount.name must name a ServiceAccount that exists"),
+        ({"gateway": {"route": {"parentRefs": [{"name": "x"}]}}}, "gateway.enabled is false"),
+        ({"gateway": {"enabled": True, "route": {"hostnames": ["x"]}}}, "gateway.route.parentRefs is empty"),
+        ({"gateway": {"enabled": True, "networkPolicyFrom": [{}]}}, "networkPolicy.enabled is false"),
+        ({"gateway": {"enabled": True, "serviceAccount": {"create": False}}}, "gateway.serviceAccount.name must name"),
+        ({"gateway": {"enabled": True, "serviceAccount": {"name": "vllm-operator"}}}, "each other's rights"),
+        ({"gateway": {"enabled": True, "largestBody": "342Mi"}}, "limits.memory is 1Gi"),
     ],
 )
 def test_values_that_contradict_each_other_are_refused(values: dict[str, Any], sentence: str) -> None:

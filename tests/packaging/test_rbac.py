@@ -15,11 +15,14 @@ from .support import (
     identity,
     kustomize,
     of_kind,
+    of_the_gateway,
+    of_the_operator,
     operator_module,
     render,
 )
 
 Rule = dict[str, Any]
+GATEWAY: dict[str, Any] = {"gateway": {"enabled": True}}
 
 
 def _rules(name: str) -> list[Rule]:
@@ -41,6 +44,8 @@ def _roles() -> Iterator[tuple[str, KubernetesObject]]:
     sources = {
         "chart": render(),
         "chart for some namespaces": render({"watchNamespaces": ["a"], "defaultGateway": "gateways/inference"}),
+        "chart with the gateway": render(GATEWAY),
+        "chart with the gateway for some namespaces": render({"watchNamespaces": ["a"], **GATEWAY}),
         "kustomize base": kustomize(MANIFESTS / "base"),
     }
     for source, objects in sources.items():
@@ -107,9 +112,10 @@ def test_leases_are_only_granted_in_the_own_namespace() -> None:
     assert {grant for grant in own if grant[1] != "leases"} == {("", "pods", "get")}, "its own pod, for its image"
 
 
+@pytest.mark.parametrize("gateway", [{}, GATEWAY], ids=["no gateway", "gateway"])
 @pytest.mark.parametrize("values", [{}, {"watchNamespaces": ["a", "b"]}], ids=["everywhere", "some namespaces"])
-def test_every_binding_leads_from_the_account_to_a_role(values: dict[str, Any]) -> None:
-    objects = render(values)
+def test_every_binding_leads_from_the_account_to_a_role(values: dict[str, Any], gateway: dict[str, Any]) -> None:
+    objects = render(values | gateway)
     known = {identity(thing) for thing in objects}
     bindings = of_kind(objects, "ClusterRoleBinding") + of_kind(objects, "RoleBinding")
     assert bindings
@@ -125,6 +131,7 @@ def test_watching_some_namespaces_needs_no_rights_in_the_cluster_but_for_nodes()
     some = {"watchNamespaces": ["a", "b"], "rbac": {"aggregateRoles": False}}
     [nodes] = of_kind(render(some), "ClusterRole")
     assert nodes["rules"] == _rules("node-rules.yaml")
+    assert [nodes] == of_kind(render(some | GATEWAY), "ClusterRole")
     objects = render({**some, "rbac": {"aggregateRoles": False, "nodes": False}})
     assert not of_kind(objects, "ClusterRole")
     assert not of_kind(objects, "ClusterRoleBinding")
@@ -146,6 +153,44 @@ def test_a_gateway_elsewhere_can_still_be_read() -> None:
     [role] = [thing for thing in of_kind(objects, "Role") if thing["metadata"]["namespace"] == "gateways"]
     assert _grants(role["rules"]) == {("gateway.networking.k8s.io", "gateways", "get")}
     assert len(of_kind(render({"watchNamespaces": ["a"], "defaultGateway": "a/inference"}), "Role")) == 2
+
+
+def test_the_gateway_has_its_own_rights_and_the_operator_may_make_keys_for_it() -> None:
+    objects = render(GATEWAY)
+    [cluster] = of_kind(of_the_gateway(objects), "ClusterRole")
+    assert not of_kind(of_the_gateway(objects), "Role")
+    assert cluster["rules"] == _rules("gateway-rules.yaml")
+    accounts = {
+        subject["name"]
+        for kind in ("ClusterRoleBinding", "RoleBinding")
+        for binding in of_kind(of_the_gateway(objects), kind)
+        for subject in binding["subjects"]
+    }
+    assert accounts == {"vllm-operator-gateway"}
+    [operator] = [thing for thing in of_kind(objects, "ClusterRole") if thing["metadata"]["name"] == "vllm-operator"]
+    more = _grants(operator["rules"]) - _grants(_rules("cluster-rules.yaml")) - _grants(_rules("log-rules.yaml"))
+    assert more == {("", "secrets", verb) for verb in ("create",)}
+    assert operator["rules"][-1:] == _rules("gateway-operator-rules.yaml")
+
+
+def test_the_gateway_writes_nothing() -> None:
+    grants = _grants(_rules("gateway-rules.yaml"))
+    assert {resource for _, resource, _ in grants} == {"vllmmodels", "endpointslices", "secrets"}
+    assert {verb for _, _, verb in grants} <= {"get", "list", "watch"}
+
+
+def test_the_gateway_of_some_namespaces_reads_the_secrets_of_these_only() -> None:
+    """The namespace of the default Gateway has a Role of the same name, the operator's: no models, so no secrets."""
+    objects = render({"watchNamespaces": ["a", NAMESPACE], "defaultGateway": "gateways/inference", **GATEWAY})
+    assert not of_kind(of_the_gateway(objects), "ClusterRole")
+    granted = {identity(thing)[1:]: thing["rules"] for thing in of_kind(of_the_gateway(objects), "Role")}
+    assert granted == {
+        ("a", "vllm-operator-gateway"): _rules("gateway-rules.yaml"),
+        (NAMESPACE, "vllm-operator-gateway"): _rules("gateway-rules.yaml"),
+    }
+    elsewhere = [thing for thing in of_kind(objects, "Role") if thing["metadata"]["namespace"] == "gateways"]
+    assert of_the_operator(elsewhere) == elsewhere
+    assert len({identity(thing) for thing in objects}) == len(objects)
 
 
 def test_people_with_the_standard_roles_may_use_models() -> None:
@@ -177,3 +222,4 @@ def test_without_rbac_only_the_roles_for_people_are_made() -> None:
         "vllm-operator-edit",
     }
     assert not of_kind(objects, "Role")
+    assert not [thing for thing in of_the_gateway(render({"rbac": {"create": False}, **GATEWAY})) if "roleRef" in thing]

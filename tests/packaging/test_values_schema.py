@@ -41,6 +41,26 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ({"podDisruptionBudget": {"maxUnavailable": "half"}}, ["/podDisruptionBudget/maxUnavailable", "pattern"]),
     ({"podLabels": {"a": "b c"}}, ["/podLabels/a", "pattern"]),
     ({"fullnameOverride": "x" * 45}, ["/fullnameOverride", "maxLength"]),
+    ({"gateway": {"enable": True}}, ["/gateway", "enable", "not allowed"]),
+    ({"gateway": {"envoy": {"image": {"tags": "1"}}}}, ["/gateway/envoy/image", "tags", "not allowed"]),
+    ({"gateway": {"envoy": {"image": {"tag": ""}}}}, ["/gateway/envoy/image/tag", "pattern"]),
+    ({"gateway": {"envoy": {"logLevel": "loud"}}}, ["/gateway/envoy/logLevel", "'warning'"]),
+    ({"gateway": {"envoy": {"command": "envoy"}}}, ["/gateway/envoy/command", "got string, want array"]),
+    ({"gateway": {"envoy": {"concurrency": 0}}}, ["/gateway/envoy/concurrency", "minimum"]),
+    ({"gateway": {"agent": {"resources": {"limit": {}}}}}, ["/gateway/agent/resources", "limit", "not allowed"]),
+    ({"gateway": {"largestBody": "64MB"}}, ["/gateway/largestBody", "pattern"]),
+    ({"gateway": {"largestBody": 67108864}}, ["/gateway/largestBody", "got number, want string"]),
+    ({"gateway": {"service": {"type": "ExternalName"}}}, ["/gateway/service/type", "'ClusterIP'"]),
+    (
+        {"gateway": {"route": {"parentRefs": [{"gateway": "x"}]}}},
+        ["/gateway/route/parentRefs/0", "name", "not allowed"],
+    ),
+    ({"gateway": {"route": {"hostnames": ["https://llm"]}}}, ["/gateway/route/hostnames/0", "pattern"]),
+    (
+        {"gateway": {"enabled": True, "envoy": {"image": {"repository": "registry.example.com/envoy:1"}}}},
+        ["gateway.envoy.image.repository", "without a tag (that is gateway.envoy.image.tag)"],
+    ),
+    ({"gateway": {"enabled": True, "largestBody": "4Gi"}}, ["gateway.largestBody is 4Gi: Envoy takes less than 4Gi"]),
 ]
 
 
@@ -85,6 +105,10 @@ def test_bad_values_are_refused_with_a_readable_message(values: dict[str, Any], 
         {"podDisruptionBudget": {"maxUnavailable": "50%"}, "replicas": 2},
         {"podSecurityContext": {"runAsUser": None, "runAsGroup": None, "fsGroup": None}},
         {"operator": {"workers": None}},
+        {"gateway": {"enabled": True, "largestBody": "341Mi"}},
+        {"gateway": {"enabled": True, "largestBody": "1Gi", "envoy": {"resources": {"limits": {"memory": "4G"}}}}},
+        {"gateway": {"enabled": True, "largestBody": "1Gi", "envoy": {"resources": {"limits": None}}}},
+        {"gateway": {"enabled": True, "replicas": 0, "route": {"parentRefs": [{"name": "x"}]}}},
     ],
     ids=json.dumps,
 )

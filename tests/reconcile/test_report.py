@@ -131,7 +131,7 @@ ELSEWHERE = {
     Reason.PERMISSION_DENIED, Reason.ROUTE_DISABLED, Reason.NO_GATEWAY, Reason.GATEWAY_API_NOT_INSTALLED,
     Reason.GATEWAY_NOT_FOUND, Reason.API_ERROR, Reason.INTERNAL_ERROR, Reason.TERMINATING,
     Reason.READING_MODEL, Reason.HUB_UNAVAILABLE, Reason.MODEL_NOT_FOUND, Reason.MODEL_ACCESS_DENIED, Reason.INVALID_MODEL,
-    Reason.DOES_NOT_FIT,
+    Reason.DOES_NOT_FIT, Reason.NEEDS_GATEWAY, Reason.BY_GATEWAY,
 }  # fmt: skip
 
 
@@ -313,6 +313,11 @@ def test_vllms_own_figures_stand_next_to_the_estimate() -> None:
         "kvCache": "50.94Gi",
         "loadSeconds": 62,
     }
+    # It reads the log after it has asked the pod: what it does not know yet is not taken back.
+    probes = {uid: replace(OK, kv_cache_tokens=1000)}
+    known = {"revision": "r1", "sizing": {"measured": started}}
+    again = report(subject, replace(SEEN, probes=probes), previous=known, now=NOW)["sizing"]["measured"]
+    assert again == started
     other = replace(subject, fields={"revision": "r2", "sizing": {"accelerator": "cpu"}})
     assert report(other, seen(probe=None), previous=before, now=NOW)["sizing"] == {"accelerator": "cpu"}
     unsized = report(other, replace(SEEN, probes=probes), previous={}, now=NOW)

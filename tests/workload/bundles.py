@@ -53,7 +53,7 @@ def build_bundle(
     `known`: of the model and the GPUs; None: nothing.
     """
     model = parse(spec)
-    check_implemented(model)
+    check_implemented(model, gateway=bool(settings.gateway_url))
     known = known or Known(unread="this is a test")
     plan = decide(model, known, default_accelerator=settings.default_accelerator).plan
     template = build_pod_template(key, model, plan=plan, settings=settings)

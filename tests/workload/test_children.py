@@ -176,8 +176,7 @@ def test_controller_revision() -> None:
     ("spec", "field"),
     [
         ({"autoscaling": {"maxReplicas": 2}}, "spec.autoscaling"),
-        ({"route": {"weight": 0}}, "spec.route.weight"),
-        ({"route": {"balance": "session"}}, "spec.route.balance"),
+        ({"route": {"balance": "prefix"}}, "spec.route.balance"),
         ({"route": {"fallback": "x"}}, "spec.route.fallback"),
         ({"route": {"clampMaxTokens": False}}, "spec.route.clampMaxTokens"),
         ({"route": {"dropUnsupportedTools": True}}, "spec.route.dropUnsupportedTools"),
@@ -188,13 +187,13 @@ def test_controller_revision() -> None:
 )
 def test_not_implemented(spec: dict[str, Any], field: str) -> None:
     with pytest.raises(Refusal) as caught:
-        check_implemented(parse({**MODEL, **spec}))
+        check_implemented(parse({**MODEL, **spec}), gateway=True)
     assert caught.value.reason is Reason.NOT_IMPLEMENTED
     assert caught.value.message.startswith(f"{field}: ")
 
 
 def test_what_asks_for_nothing_passes() -> None:
-    check_implemented(parse({**MODEL, "adapters": [], "defaults": {}, "route": {}, "accelerator": {}}))
+    check_implemented(parse({**MODEL, "adapters": [], "defaults": {}, "route": {}, "accelerator": {}}), gateway=False)
 
 
 # ---- what holds for every bundle

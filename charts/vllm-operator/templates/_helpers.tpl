@@ -29,7 +29,7 @@ app.kubernetes.io/name: {{ include "vllm-operator.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
-{{/* The labels of every object. The chart's own win over commonLabels, so that a selector never loses its pods. */}}
+{{/* The labels of every object (the gateway's have another name: see below). The chart's own win over commonLabels, so that a selector never loses its pods. */}}
 {{- define "vllm-operator.labels" -}}
 {{- $own := dict
   "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-")
@@ -65,11 +65,70 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
 {{/*
+The labels that the gateway's pods are found by. Not the operator's with one more: the operator's selector would then match these pods.
+As above: never change it.
+*/}}
+{{- define "vllm-operator.gatewaySelectorLabels" -}}
+app.kubernetes.io/name: {{ include "vllm-operator.name" . }}-gateway
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{/* The labels of the gateway's objects. */}}
+{{- define "vllm-operator.gatewayLabels" -}}
+{{- $labels := merge (include "vllm-operator.gatewaySelectorLabels" . | fromYaml) (include "vllm-operator.labels" . | fromYaml) -}}
+{{- toYaml $labels -}}
+{{- end -}}
+
+{{/* The labels of the gateway's pods. */}}
+{{- define "vllm-operator.gatewayPodLabels" -}}
+{{- $labels := merge (include "vllm-operator.gatewayLabels" . | fromYaml) (deepCopy .Values.gateway.podLabels) -}}
+{{- toYaml $labels -}}
+{{- end -}}
+
+{{- define "vllm-operator.gatewayServiceAccountName" -}}
+{{- if .Values.gateway.serviceAccount.create -}}
+{{- default (printf "%s-gateway" (include "vllm-operator.fullname" .)) .Values.gateway.serviceAccount.name -}}
+{{- else -}}
+{{- required "gateway.serviceAccount.create is false, so gateway.serviceAccount.name must name a ServiceAccount that exists" .Values.gateway.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The reference of Envoy's image. */}}
+{{- define "vllm-operator.envoyImage" -}}
+{{- with .Values.gateway.envoy.image -}}
+{{- if .digest -}}
+{{- printf "%s@%s" .repository .digest -}}
+{{- else -}}
+{{- printf "%s:%s" .repository .tag -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Where all models answer, from inside the cluster. */}}
+{{- define "vllm-operator.gatewayUrl" -}}
+{{- printf "http://%s-gateway.%s.svc.%s" (include "vllm-operator.fullname" .) .Release.Namespace .Values.clusterDomain -}}
+{{- if ne (int .Values.gateway.service.port) 80 -}}
+{{- printf ":%d" (int .Values.gateway.service.port) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A quantity in Ki, Mi or Gi as a number of KiB. */}}
+{{- define "vllm-operator.kibibytes" -}}
+{{- mul (regexFind "^[0-9]+" . | int64) (get (dict "K" 1 "M" 1024 "G" 1048576) (regexFind "[KMG]" .)) -}}
+{{- end -}}
+
+{{/* What a registry and repository look like. */}}
+{{- define "vllm-operator.repositoryPattern" -}}
+^[a-z0-9]([a-z0-9._-]*[a-z0-9])?(:[0-9]+)?(/[a-z0-9]([a-z0-9._-]*[a-z0-9])?)*$
+{{- end -}}
+
+{{/*
 What the schema of the values cannot say: what concerns two values at once, and forms for which its message would be a long regular
 expression.
 */}}
 {{- define "vllm-operator.validate" -}}
-{{- if not (regexMatch "^[a-z0-9]([a-z0-9._-]*[a-z0-9])?(:[0-9]+)?(/[a-z0-9]([a-z0-9._-]*[a-z0-9])?)*$" .Values.image.repository) -}}
+{{- $repository := include "vllm-operator.repositoryPattern" . -}}
+{{- if not (regexMatch $repository .Values.image.repository) -}}
 {{- fail (printf "image.repository is %q: write [REGISTRY/]NAME in lower case, without https:// and without a tag (that is image.tag), e.g. registry.example.com/platform/vllm-operator." .Values.image.repository) -}}
 {{- end -}}
 {{- if not (regexMatch "^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?(/[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)?)?$" .Values.defaultGateway) -}}
@@ -86,5 +145,41 @@ expression.
 {{- end -}}
 {{- if and .Values.networkPolicy.extraEgress (not .Values.networkPolicy.restrictEgress) -}}
 {{- fail "networkPolicy.extraEgress is set but networkPolicy.restrictEgress is false: outgoing traffic is not restricted, so there is nothing to add to. Set restrictEgress to true or drop extraEgress." -}}
+{{- end -}}
+{{- include "vllm-operator.validateGateway" . -}}
+{{- end -}}
+
+{{/* The same for the gateway. */}}
+{{- define "vllm-operator.validateGateway" -}}
+{{- $gateway := .Values.gateway -}}
+{{- if and (not $gateway.enabled) $gateway.route.parentRefs -}}
+{{- fail "gateway.route.parentRefs is set but gateway.enabled is false, so there is nothing that a route could lead to. Set gateway.enabled to true or drop parentRefs." -}}
+{{- end -}}
+{{- if and $gateway.route.hostnames (not $gateway.route.parentRefs) -}}
+{{- fail "gateway.route.hostnames is set but gateway.route.parentRefs is empty, so no route is made. Name the Gateway in parentRefs or drop hostnames." -}}
+{{- end -}}
+{{- if $gateway.enabled -}}
+{{- $repository := include "vllm-operator.repositoryPattern" . -}}
+{{- if not (regexMatch $repository $gateway.envoy.image.repository) -}}
+{{- fail (printf "gateway.envoy.image.repository is %q: write [REGISTRY/]NAME in lower case, without https:// and without a tag (that is gateway.envoy.image.tag), e.g. registry.example.com/mirror/envoy." $gateway.envoy.image.repository) -}}
+{{- end -}}
+{{- if and $gateway.networkPolicyFrom (not .Values.networkPolicy.enabled) -}}
+{{- fail "gateway.networkPolicyFrom is set but networkPolicy.enabled is false, so nothing would be restricted. Set networkPolicy.enabled to true or drop networkPolicyFrom." -}}
+{{- end -}}
+{{- if eq (include "vllm-operator.gatewayServiceAccountName" .) (include "vllm-operator.serviceAccountName" .) -}}
+{{- fail (printf "gateway.serviceAccount.name and serviceAccount.name are both %q: the gateway and the operator would have each other's rights. Give the gateway a ServiceAccount of its own." (include "vllm-operator.serviceAccountName" .)) -}}
+{{- end -}}
+{{- $body := include "vllm-operator.kibibytes" $gateway.largestBody | int64 -}}
+{{- if ge $body (mul 4 1048576) -}}
+{{- fail (printf "gateway.largestBody is %s: Envoy takes less than 4Gi." $gateway.largestBody) -}}
+{{- end -}}
+{{- $limits := ($gateway.envoy.resources | default dict).limits | default dict -}}
+{{- $memory := $limits.memory | default "" | toString -}}
+{{- /* Quantities in other units are not worked out here. */ -}}
+{{- if regexMatch "^[0-9]+[KMG]i$" $memory -}}
+{{- if lt (include "vllm-operator.kibibytes" $memory | int64) (mul 3 $body) -}}
+{{- fail (printf "gateway.largestBody is %s but gateway.envoy.resources.limits.memory is %s: one request of that size takes about three times as much, and Envoy would be killed. Raise the limit or lower largestBody." $gateway.largestBody $memory) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}

@@ -37,6 +37,7 @@ class Reason(StrEnum):
     INVALID_PARALLELISM = "InvalidParallelism"
     INVALID_POD_TEMPLATE = "InvalidPodTemplate"
     NOT_IMPLEMENTED = "NotImplemented"
+    NEEDS_GATEWAY = "NeedsGateway"
     REFERENCE_NOT_FOUND = "ReferenceNotFound"
     READING_MODEL = "ReadingModel"
     HUB_UNAVAILABLE = "HubUnavailable"
@@ -76,6 +77,7 @@ class Reason(StrEnum):
     API_KEY_REJECTED = "ApiKeyRejected"
     # RouteReady
     ROUTE_ACCEPTED = "RouteAccepted"
+    BY_GATEWAY = "ByGateway"
     ROUTE_DISABLED = "RouteDisabled"
     NO_GATEWAY = "NoGateway"
     GATEWAY_API_NOT_INSTALLED = "GatewayAPINotInstalled"
@@ -109,6 +111,10 @@ REASONS: dict[Reason, tuple[str, str]] = {
     Reason.NOT_IMPLEMENTED: (
         "The field is part of the API but this operator version does nothing with it yet.",
         "Remove the field, or install a version that has it. It is refused rather than silently ignored.",
+    ),
+    Reason.NEEDS_GATEWAY: (
+        "The field tells the gateway for all models something, and this installation runs none.",
+        "Set gateway.enabled in the chart's values, or remove the field.",
     ),
     Reason.REFERENCE_NOT_FOUND: (
         "A Secret or ConfigMap, or a key in it, that the spec refers to does not exist.",
@@ -212,6 +218,7 @@ REASONS: dict[Reason, tuple[str, str]] = {
         "Check the Secret; a pod may run with an older key.",
     ),
     Reason.ROUTE_ACCEPTED: ("The gateway has accepted the route and resolved its backend.", "Nothing."),
+    Reason.BY_GATEWAY: ("The gateway for all models takes requests for it.", "Nothing."),
     Reason.ROUTE_DISABLED: ("route.enabled is false.", "Nothing: the model is reached by its Service."),
     Reason.NO_GATEWAY: (
         "Neither route.parentRefs nor a default gateway of the operator is set.",

@@ -12,6 +12,10 @@ FIELD_MANAGER = "vllm-operator"
 LABEL_MODEL = f"{GROUP}/model"
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGED_BY = "vllm-operator"
+LABEL_API_KEYS = f"{GROUP}/api-keys"
+"""On a Secret: each of its keys is an API key of callers."""
+LABEL_ENGINE_KEY = f"{GROUP}/engine-key"
+"""On a Secret that the operator has made: the key that a model's vLLM asks for."""
 ANNOTATION_APPLIED = f"{GROUP}/applied-hash"
 ANNOTATION_INPUTS = f"{GROUP}/inputs-hash"
 ANNOTATION_REFERENCES = f"{GROUP}/references-hash"
@@ -40,6 +44,15 @@ def selector_labels(name: str) -> dict[str, str]:
 def child_labels(name: str) -> dict[str, str]:
     """Labels of every child of a model."""
     return {"app.kubernetes.io/name": "vllm", "app.kubernetes.io/instance": name, **selector_labels(name)}
+
+
+ENGINE_KEY = "api-key"
+"""Key in the Secret of that name."""
+
+
+def engine_key_secret(model: str) -> str:
+    """Name of the Secret with the key that a model's vLLM asks for."""
+    return f"{model}-engine-key"
 
 
 def content_hash(value: Any, length: int = 16) -> str:

@@ -816,9 +816,12 @@ class Route(Model):
     timeouts: RouteTimeouts | None = None
     """Timeouts of the route."""
     weight: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
-    """Share of the requests among models of one served name. Not implemented yet."""
+    """Share of the requests among models of one served name, e.g. 9 and 1; without it the oldest has the name alone. Needs the
+    gateway."""
     balance: Literal["leastRequest", "session", "user", "prefix"] | None = None
-    """How requests are spread over replicas. Not implemented yet."""
+    """How the gateway spreads requests over replicas. leastRequest (default): to the one with the fewest. session: those with the
+    same x-session-id header to the same one. user: those with the same `user` to the same one. Needs the gateway; prefix is
+    not implemented yet."""
     fallback: ObjectName | None = None
     """Model that answers when this one does not serve. Not implemented yet."""
     clamp_max_tokens: bool | None = None
@@ -827,11 +830,29 @@ class Route(Model):
     """Leave tools out where the model does not take them. Not implemented yet."""
 
 
+class Caller(Model):
+    """Secrets with keys of callers. Only Secrets with the label vllm-operator.io/api-keys count."""
+
+    namespace: Namespace | None = None
+    """Namespace of the Secrets; default: the model's own."""
+    name: ObjectName | None = None
+    """Name of the Secret; default: all in that namespace."""
+    match_labels: LabelMap | None = None
+    """Labels that the Secrets must have."""
+
+
 class Auth(Model):
     """Who may use the model."""
 
+    mode: Literal["keys", "none"] | None = None
+    """Whether the gateway asks for a key. keys (default): one of `callers`. none: everybody who reaches the gateway may use the
+    model. Needs the gateway."""
+    callers: Annotated[list[Caller], Field(max_length=32, json_schema_extra=LIST_ATOMIC)] | None = None
+    """Whose keys the gateway takes for this model; default: those of all key Secrets in the model's namespace. An empty list:
+    nobody's. Needs the gateway."""
     api_key_secret_ref: SecretKeyRef | None = None
-    """Secret whose value is the API key that vLLM asks for; reaches the pod as VLLM_API_KEY. Editing it rolls out."""
+    """Secret whose value is the API key that vLLM itself asks for; reaches the pod as VLLM_API_KEY. Editing it rolls out. Behind
+    the gateway it may be left out: the operator then generates one."""
 
 
 class Adapter(Model):

@@ -1,6 +1,6 @@
 """/healthz, /readyz and /metrics."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -10,7 +10,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 class HealthServer:
     """Serves the operator's own endpoints.
 
-    `sick` gives the reason for which the process should be restarted, or None; `ready` says whether it watches.
+    `sick` gives the reason for which the process should be restarted, or None; `ready` says whether it watches. `more`: other
+    routes.
     """
 
     def __init__(
@@ -21,12 +22,14 @@ class HealthServer:
         ready: Callable[[], bool],
         host: str,
         port: int,
+        more: Sequence[web.RouteDef] = (),
     ) -> None:
         self._registry = registry
         self._sick = sick
         self._ready = ready
         self._host = host
         self._port = port
+        self._more = more
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -35,6 +38,7 @@ class HealthServer:
         application.add_routes(
             [web.get("/healthz", self._healthz), web.get("/readyz", self._readyz), web.get("/metrics", self._metrics)]
         )
+        application.add_routes(self._more)
         self._runner = web.AppRunner(application, access_log=None)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._host, self._port)

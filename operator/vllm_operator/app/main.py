@@ -3,11 +3,18 @@
 import argparse
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 
 from vllm_operator import __version__
 from vllm_operator.app import logs
+from vllm_operator.app.gateway import (
+    GatewayAgent,
+    add_agent_arguments,
+    add_bootstrap_arguments,
+    read_agent_settings,
+    write_bootstrap,
+)
 from vllm_operator.app.operator import Operator
 from vllm_operator.app.settings import Settings, SettingsError, add_arguments, read_settings
 from vllm_operator.hub.bucket import read_bucket
@@ -36,16 +43,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     inspect.add_argument(
         "--output", type=Path, default=Path("/dev/termination-log"), metavar="FILE", help="default: %(default)s"
     )
+    gateway = commands.add_parser(
+        "gateway",
+        help="run the agent of the gateway, beside an Envoy",
+        description="Tell the Envoy of this pod which models there are, where they are and who may ask.",
+    )
+    add_agent_arguments(gateway)
+    bootstrap = commands.add_parser(
+        "gateway-bootstrap",
+        help="write what the gateway's Envoy is started with",
+        description="Write Envoy's configuration file: its listener, and where it asks for the rest.",
+    )
+    add_bootstrap_arguments(bootstrap)
     parsed = parser.parse_args(arguments)
     if parsed.command == "inspect":
         return _inspect(parsed.model, parsed.output)
     try:
-        settings = read_settings(parsed)
+        if parsed.command == "gateway-bootstrap":
+            write_bootstrap(parsed)
+            return 0
+        work = _run_agent(parsed) if parsed.command == "gateway" else _run(parsed)
     except SettingsError as error:
         print(f"vllm-operator: {error}", file=sys.stderr)
         return 2
-    logs.configure(log_format=settings.log_format, level=settings.log_level)
-    return asyncio.run(_run(settings))
+    return asyncio.run(work)
 
 
 def _inspect(model: str, output: Path) -> int:
@@ -62,7 +83,21 @@ def _inspect(model: str, output: Path) -> int:
     return 0
 
 
-async def _run(settings: Settings) -> int:
+def _run_agent(arguments: argparse.Namespace) -> Coroutine[None, None, int]:
+    """The agent of the gateway. Raises SettingsError at once."""
+    settings = read_agent_settings(arguments)
+    logs.configure(log_format=settings.log_format, level=settings.log_level)
+    return GatewayAgent(settings).run()
+
+
+def _run(arguments: argparse.Namespace) -> Coroutine[None, None, int]:
+    """The operator. Raises SettingsError at once."""
+    settings = read_settings(arguments)
+    logs.configure(log_format=settings.log_format, level=settings.log_level)
+    return _operate(settings)
+
+
+async def _operate(settings: Settings) -> int:
     operator = Operator(settings)
     operator.handle_signals()
     return await operator.run()

@@ -106,6 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str
         metavar="URL",
     )
     add("inspect-image", "", "image of the Jobs that read models in volumes; none: the operator's own", metavar="IMAGE")
+    add("gateway-url", "", "URL of the gateway for all models, told to users; none: there is none", metavar="URL")
     add(
         "gpu-pools",
         "",
@@ -127,16 +128,30 @@ def add_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str
         metavar="SECONDS",
     )
     add("cluster-domain", defaults.cluster_domain, "DNS domain of the cluster", metavar="DOMAIN")
-    add("log-format", "json", "how log lines are written", choices=_LOG_FORMATS)
-    add("log-level", "info", "least level that is logged", choices=_LOG_LEVELS)
+    add_log_arguments(parser, environment)
+
+
+def add_log_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str] = os.environ) -> None:
+    """Add the flags of the log."""
+    for name, default, text, choices in (
+        ("log-format", "json", "how log lines are written", _LOG_FORMATS),
+        ("log-level", "info", "least level that is logged", _LOG_LEVELS),
+    ):
+        variable = PREFIX + name.upper().replace("-", "_")
+        parser.add_argument(
+            f"--{name}",
+            default=environment.get(variable) or default,
+            choices=choices,
+            help=f"{text} [{variable}; default: {default}]",
+        )
 
 
 def read_settings(arguments: argparse.Namespace) -> Settings:
     """Settings from parsed arguments. Raises SettingsError naming the flag, its value and what would be right."""
-    host, port = _host_port("--http-address", arguments.http_address)
+    host, port = read_address("--http-address", arguments.http_address)
     return Settings(
         namespaces=tuple(sorted({name.strip() for name in arguments.namespaces.split(",") if name.strip()})),
-        workers=_whole("--workers", arguments.workers, least=1, most=256),
+        workers=read_number("--workers", arguments.workers, least=1, most=256),
         http_host=host,
         http_port=port,
         leader_election=_switch("--leader-election", str(arguments.leader_election)),
@@ -163,8 +178,9 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
                 AcceleratorKind, _choice("--default-accelerator", arguments.default_accelerator, _ACCELERATORS)
             ),
             default_gateway=_gateway(arguments.default_gateway),
+            gateway_url=_url("--gateway-url", arguments.gateway_url),
             run_as_user=(
-                _whole("--vllm-run-as-user", arguments.vllm_run_as_user, least=1, most=2**31 - 1)
+                read_number("--vllm-run-as-user", arguments.vllm_run_as_user, least=1, most=2**31 - 1)
                 if arguments.vllm_run_as_user
                 else None
             ),
@@ -184,7 +200,8 @@ def _number(flag: str, text: str, *, least: float, most: float) -> float:
     return value
 
 
-def _whole(flag: str, text: str, *, least: int, most: int) -> int:
+def read_number(flag: str, text: str, *, least: int, most: int) -> int:
+    """A whole number. Raises SettingsError naming the flag and what would be right."""
     value = _number(flag, text, least=least, most=most)
     if value != int(value):
         raise SettingsError(f"{flag} is {text!r}; it must be a whole number from {least} to {most}")
@@ -218,7 +235,8 @@ def _switch(flag: str, text: str) -> bool:
     return text.lower() in _YES
 
 
-def _host_port(flag: str, text: str) -> tuple[str, int]:
+def read_address(flag: str, text: str) -> tuple[str, int]:
+    """HOST:PORT. Raises SettingsError."""
     host, _, port = text.rpartition(":")
     if not port.isdecimal() or not 0 <= int(port) <= 65535:
         raise SettingsError(f"{flag} is {text!r}; write HOST:PORT, e.g. 0.0.0.0:8080")
@@ -233,9 +251,16 @@ def _own_pod(environment: Mapping[str, str]) -> Key | None:
 def _endpoint(flag: str, text: str) -> str:
     if text.strip().lower() == "off":
         return ""
-    if not text.startswith(("http://", "https://")):
-        raise SettingsError(f"{flag} is {text!r}; write a URL that begins with http:// or https://, or off")
-    return text.rstrip("/")
+    try:
+        return _url(flag, text)
+    except SettingsError as error:
+        raise SettingsError(f"{error}, or off") from None
+
+
+def _url(flag: str, text: str) -> str:
+    if text.strip() and not text.startswith(("http://", "https://")):
+        raise SettingsError(f"{flag} is {text!r}; write a URL that begins with http:// or https://")
+    return text.strip().rstrip("/")
 
 
 def _pools(flag: str, text: str) -> tuple[GpuPool, ...]:

@@ -7,7 +7,7 @@ typed models would only cost time.
 import asyncio
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
@@ -22,6 +22,12 @@ from vllm_operator.cluster.kinds import Kind
 
 LIST_LIMIT = 500
 """Objects asked for in one page of a list."""
+
+WATCH_SECONDS = 240
+"""Seconds after which the API server ends a watch, to be asked for again from where it was."""
+
+WATCH_SILENCE = 90.0
+"""Seconds without a word after which a watch is taken for dead: the API server sends a bookmark each minute."""
 
 BUSY_RETRIES = 3
 """Times that a request is sent again when the API server is busy, before the whole pass is."""
@@ -88,17 +94,64 @@ class KubernetesCluster:
         self, kind: Kind, *, namespace: str | None = None, labels: Mapping[str, str] | None = None
     ) -> list[Object]:
         """See Cluster.list. Items carry apiVersion and kind, which the API server leaves out of lists."""
-        query: dict[str, str] = {"limit": str(LIST_LIMIT)}
-        if labels:
-            query["labelSelector"] = ",".join(f"{name}={value}" for name, value in sorted(labels.items()))
-        items: list[Object] = []
+        selector = ",".join(f"{name}={value}" for name, value in sorted((labels or {}).items()))
+        items, _ = await self.list_at(kind, namespace=namespace, selector=selector)
+        return [*items]
+
+    async def list_at(
+        self, kind: Kind, *, namespace: str | None = None, selector: str = ""
+    ) -> tuple[Sequence[Object], str]:
+        """As `list`, by a label selector, with the resourceVersion from which a watch goes on."""
+        query: dict[str, str] = {"limit": str(LIST_LIMIT), **({"labelSelector": selector} if selector else {})}
+        items: Sequence[Object] = []
         while True:
             page = await self._request("GET", kind, kind.path(namespace), query=query)
-            items += [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in page.get("items") or []]
-            token = page.get("metadata", {}).get("continue")
-            if not token:
-                return items
-            query["continue"] = token
+            items = [
+                *items,
+                *({"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in page.get("items") or []),
+            ]
+            metadata = page.get("metadata", {})
+            if not metadata.get("continue"):
+                return items, str(metadata.get("resourceVersion", ""))
+            query["continue"] = metadata["continue"]
+
+    async def watch(
+        self, kind: Kind, *, namespace: str | None = None, selector: str = "", version: str
+    ) -> AsyncIterator[tuple[str, Object]]:
+        """(ADDED, MODIFIED, DELETED or BOOKMARK, object) for what happens after this resourceVersion, until the API server ends it.
+
+        Raises ApiError; its status is 410 when the version is too old, so that a new list is needed.
+        """
+        query = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(WATCH_SECONDS),
+            **({"labelSelector": selector} if selector else {}),
+        }
+        timeout = aiohttp.ClientTimeout(total=None, connect=10.0, sock_read=WATCH_SILENCE)
+        url, headers = await self._prepared("GET", kind.path(namespace), query, None, "application/json")
+        try:
+            answer = await self._api.call_api("GET", url, headers, None, _request_timeout=timeout)
+            response: aiohttp.ClientResponse = answer.response
+            try:
+                if response.status >= 300:
+                    raise classify(response.status, _parsed(await response.read()))
+                rest = b""
+                # By hand: an object may be longer than a line that aiohttp reads at once.
+                async for chunk in response.content.iter_any():
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in lines:
+                        event = _parsed(line)
+                        if not isinstance(event, dict):
+                            raise ApiError("the API server's watch is not JSON", category=Category.TRANSIENT)
+                        if event.get("type") == "ERROR":
+                            raise classify(int(event["object"].get("code") or 500), event["object"])
+                        yield str(event["type"]), event["object"]
+            finally:
+                response.close()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _no_answer(error) from error
 
     async def apply(self, kind: Kind, obj: Object) -> Object:
         """See Cluster.apply."""
@@ -226,10 +279,7 @@ class KubernetesCluster:
         content_type: str,
     ) -> Object:
         text, status = await self._exchange(method, kind, path, query=query, body=body, content_type=content_type)
-        try:
-            parsed: Any = json.loads(text)
-        except ValueError:
-            parsed = None
+        parsed = _parsed(text)
         if not isinstance(parsed, dict):
             raise ApiError(
                 f"the API server's answer to {method} {path} is not JSON", category=Category.TRANSIENT, status=status
@@ -247,30 +297,44 @@ class KubernetesCluster:
         content_type: str,
     ) -> tuple[bytes, int]:
         """The body and the status of an answer that is no error."""
-        headers = {"Accept": "application/json, */*", "Content-Type": content_type, "User-Agent": FIELD_MANAGER}
-        url = self._api.configuration.host + path + (f"?{urlencode(query)}" if query else "")
         started = time.monotonic()
         status = 0
         try:
-            await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+            url, headers = await self._prepared(method, path, query, body, content_type)
             response = await self._api.call_api(method, url, headers, body, _request_timeout=self._timeout)
             status = response.status
             text = await response.read()  # type: ignore[no-untyped-call] # the client is untyped
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            detail = str(error) or type(error).__name__
-            raise ApiError(
-                f"no answer from the API server: {detail}", category=Category.TRANSIENT, status=0, reason="NoAnswer"
-            ) from error
+            raise _no_answer(error) from error
         finally:
             if self._observer is not None:
                 self._observer(method, kind.kind, status, time.monotonic() - started)
         if status >= 300:
-            try:
-                said: Any = json.loads(text)
-            except ValueError:
-                said = text.decode(errors="replace")
-            raise classify(status, said, retry_after=_seconds(response.headers.get("Retry-After")))
+            raise classify(status, _parsed(text), retry_after=_seconds(response.headers.get("Retry-After")))
         return bytes(text), status
+
+    async def _prepared(
+        self, method: str, path: str, query: Mapping[str, str] | None, body: Object | Sequence[Object] | None, kind: str
+    ) -> tuple[str, dict[str, str]]:
+        """URL and headers of a request, with the credentials of now."""
+        headers = {"Accept": "application/json, */*", "Content-Type": kind, "User-Agent": FIELD_MANAGER}
+        await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+        return self._api.configuration.host + path + (f"?{urlencode(query)}" if query else ""), headers
+
+
+def _parsed(text: bytes) -> Any:
+    """JSON, or the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text.decode(errors="replace")
+
+
+def _no_answer(error: Exception) -> ApiError:
+    detail = str(error) or type(error).__name__
+    return ApiError(
+        f"no answer from the API server: {detail}", category=Category.TRANSIENT, status=0, reason="NoAnswer"
+    )
 
 
 def _seconds(header: str | None) -> float | None:

@@ -1,8 +1,8 @@
-"""What the operator may do in a cluster: one table, from which every Role and ClusterRole is generated.
+"""What the operator and the gateway may do in a cluster: one table, from which every Role and ClusterRole is generated.
 
-A rule that the operator does not need is a hole, and a rule that it lacks is a failure at run time; so each has its
-reason. An ownerReference with blockOwnerDeletion would need `update` on vllmmodels/finalizers where the admission
-plugin OwnerReferencesPermissionEnforcement is on (OpenShift): the operator's ownerReferences must go without it.
+A rule that nobody needs is a hole, and a rule that is lacking is a failure at run time; so each has its reason. An
+ownerReference with blockOwnerDeletion would need `update` on vllmmodels/finalizers where the admission plugin
+OwnerReferencesPermissionEnforcement is on (OpenShift): the operator's ownerReferences must go without it.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ MANAGE = ("get", "list", "watch", "create", "patch", "delete")
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """A rule of a Role, and why the operator needs it."""
+    """A rule of a Role, and why it is needed."""
 
     group: str
     resources: tuple[str, ...]
@@ -133,3 +133,35 @@ OWN_NAMESPACE_RULES: tuple[Rule, ...] = (
     ),
 )
 """Rules for the operator's own namespace."""
+
+GATEWAY_OPERATOR_RULES: tuple[Rule, ...] = (
+    Rule(
+        group="",
+        resources=("secrets",),
+        verbs=("create",),
+        reason="Gives each model's vLLM a generated key, so that nobody goes round the gateway.",
+    ),
+)
+"""What the operator may do besides, in the same namespaces, where there is a gateway."""
+
+GATEWAY_RULES: tuple[Rule, ...] = (
+    Rule(
+        group=GROUP,
+        resources=(PLURAL,),
+        verbs=READ,
+        reason="Knows which models there are, and who may use them.",
+    ),
+    Rule(
+        group="discovery.k8s.io",
+        resources=("endpointslices",),
+        verbs=("list", "watch"),
+        reason="Sends requests to the pods that serve, as they come and go.",
+    ),
+    Rule(
+        group="",
+        resources=("secrets",),
+        verbs=READ,
+        reason="Knows the callers' keys and the models' own, found by label. RBAC knows no labels: watchNamespaces narrows it.",
+    ),
+)
+"""Rules of the gateway's own account for the namespaces whose models it serves: a ClusterRole, or a Role in each namespace."""

@@ -25,6 +25,9 @@ JSONObject = dict[str, Any]
 
 OWN_HEADERS = ("x-vllm-", "x-envoy-")
 """How headers begin that are the gateway's and Envoy's own: with some of Envoy's, callers would choose retries and time limits."""
+READY_PATH = "/-/ready"
+"""Answers 200 when Envoy has all that it asks for, until it is told to leave."""
+
 _FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
 _HTTP_MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
@@ -124,6 +127,14 @@ def build_filters(*, largest_body: int, told: Mapping[str, JSONObject] | None = 
         return {"name": name, "config_discovery": {"config_source": xds_source(), "type_urls": [kind]}}
 
     return [
+        {
+            "name": "ready",
+            "typed_config": {
+                "@type": f"{_FILTERS}.health_check.v3.HealthCheck",
+                "pass_through_mode": False,
+                "headers": [{"name": ":path", "string_match": {"exact": READY_PATH}}],
+            },
+        },
         _lua("keyless", KEYLESS),
         dynamic(AUTHENTICATION, "type.googleapis.com/envoy.extensions.common.matching.v3.ExtensionWithMatcher"),
         # Before anything of the body is taken in.
@@ -179,6 +190,7 @@ def build_access_log() -> JSONObject:
     """One JSON line for each request, with the name of the key. Neither keys nor what stands behind ? in a path."""
     return {
         "name": "stdout",
+        "filter": {"not_health_check_filter": {}},
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
             "log_format": {

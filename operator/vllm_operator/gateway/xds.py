@@ -36,7 +36,11 @@ PATHS = {
 }
 
 JSONObject = dict[str, Any]
-_Question = tuple[str, str, tuple[str, ...]]
+_Names = tuple[str, ...]
+_Subject = tuple[str, _Names]
+"""What a question is about: a type, and names of resources (none: all)."""
+_Question = tuple[str, str, _Names]
+"""Who asks, and about what."""
 
 
 @dataclass
@@ -56,11 +60,16 @@ class XdsServer:
     warming: Callable[[], Awaitable[int]] | None = None
     """Clusters that Envoy has taken and does not use yet, since their first health check is under way; None: nobody can be asked."""
     published: dict[str, dict[str, JSONObject]] = field(default_factory=dict)
+    _versions: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Type → name → version. Made once for each change: a thousand questions may be held at the same time."""
+    _whole: dict[str, str] = field(default_factory=dict)
+    """Type → version of all of it."""
+    _held: dict[_Subject, set[asyncio.Future[None]]] = field(default_factory=dict)
     _rejected: dict[_Question, Rejection] = field(default_factory=dict)
     _sent: dict[_Question, str] = field(default_factory=dict)
-    _taken: dict[tuple[str, tuple[str, ...]], str] = field(default_factory=dict)
-    """(type, names) → the version that Envoy says it has."""
-    _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    _taken: dict[_Subject, str] = field(default_factory=dict)
+    """What a question is about → the version that Envoy says it has."""
+    _heard: asyncio.Event = field(default_factory=asyncio.Event)
     _publishing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def publish(self, resources: Resources) -> None:
@@ -69,7 +78,7 @@ class XdsServer:
             wanted = resources.by_type
             before = self.published.get(CLUSTER, {})
             going = {name: each for name, each in before.items() if name not in wanted[CLUSTER]}
-            await self._set(
+            self._set(
                 {
                     SECRET: {**self._kept(SECRET, going), **wanted[SECRET]},
                     ENDPOINTS: {**self._kept(ENDPOINTS, going), **wanted[ENDPOINTS]},
@@ -81,28 +90,47 @@ class XdsServer:
                 new = wanted[CLUSTER].keys() - before.keys()
                 await self._wait_taken([(CLUSTER, ()), *((ENDPOINTS, (name,)) for name in sorted(new))])
                 await self._wait_warm()
-                await self._set({ROUTES: wanted[ROUTES]})
+                self._set({ROUTES: wanted[ROUTES]})
             if going:
                 await self._wait_taken([(ROUTES, tuple(sorted(wanted[ROUTES])))])
-                await self._set({kind: wanted[kind] for kind in (CLUSTER, ENDPOINTS, SECRET)})
+                self._set({kind: wanted[kind] for kind in (CLUSTER, ENDPOINTS, SECRET)})
 
     def _kept(self, kind: str, going: Mapping[str, JSONObject]) -> dict[str, JSONObject]:
         return {name: each for name, each in self.published.get(kind, {}).items() if name in going}
 
-    async def _set(self, parts: Mapping[str, Mapping[str, JSONObject]]) -> None:
-        async with self._changed:
-            self.published |= {kind: dict(found) for kind, found in parts.items()}
-            self._changed.notify_all()
+    def _set(self, parts: Mapping[str, Mapping[str, JSONObject]]) -> None:
+        for kind, found in parts.items():
+            before, versions = self.published.get(kind, {}), self._versions.get(kind, {})
+            self.published[kind] = dict(found)
+            self._versions[kind] = {
+                name: versions[name] if before.get(name) == each else content_hash(each) for name, each in found.items()
+            }
+            self._whole[kind] = content_hash(sorted(self._versions[kind].items()))
+        for subject, futures in self._held.items():
+            if subject[0] in parts:
+                for future in futures:
+                    if not future.done():
+                        future.set_result(None)
+        for kind in parts:
+            self._forget_others(kind)
 
-    async def _wait_taken(self, questions: list[tuple[str, tuple[str, ...]]]) -> None:
+    def _forget_others(self, kind: str) -> None:
+        """Forget what was asked of resources of this type that are no more."""
+        there = self._versions[kind]
+        for subject in [each for each in self._taken if each[0] == kind and not there.keys() >= set(each[1])]:
+            del self._taken[subject]
+        for question in [each for each in self._sent if each[1] == kind and not there.keys() >= set(each[2])]:
+            self._sent.pop(question)
+            self._rejected.pop(question, None)
+
+    async def _wait_taken(self, subjects: list[_Subject]) -> None:
         """Wait until Envoy has what was published, or has not said so for a while."""
-
-        def taken() -> bool:
-            return all(self._taken.get(each) == self._answer(*each)[0] for each in questions)
-
+        waiting = set(subjects)
         try:
-            async with asyncio.timeout(TAKEN_WITHIN), self._changed:
-                await self._changed.wait_for(taken)
+            async with asyncio.timeout(TAKEN_WITHIN):
+                while waiting := {each for each in waiting if self._taken.get(each) != self._version(*each)}:
+                    self._heard.clear()
+                    await self._heard.wait()
         except TimeoutError:
             log.debug("nobody has taken the configuration within %g s", TAKEN_WITHIN)
 
@@ -117,15 +145,16 @@ class XdsServer:
         except TimeoutError:
             log.debug("clusters are still warming after %g s", TAKEN_WITHIN)
 
-    def _answer(self, kind: str, names: tuple[str, ...]) -> tuple[str, list[JSONObject]]:
-        """Version and resources of a question. No names: all."""
-        found = self.published.get(kind, {})
-        chosen = [found[name] for name in names if name in found] if names else list(found.values())
-        return content_hash({"resources": chosen}), chosen
+    def _version(self, kind: str, names: _Names) -> str:
+        """Version of what a question is about. No names: all."""
+        if not names:
+            return self._whole.get(kind, "")
+        known = self._versions.get(kind, {})
+        return "+".join(known.get(name, "none") for name in names)
 
     def rejections(self) -> list[Rejection]:
         """What Envoy has not taken of what is published now."""
-        return [each for each in self._rejected.values() if self._answer(each.type, each.names)[0] == each.version]
+        return [each for each in self._rejected.values() if self._version(each.type, each.names) == each.version]
 
     def application(self) -> web.Application:
         """What answers on loopback."""
@@ -141,40 +170,39 @@ class XdsServer:
         names = tuple(sorted(asked.get("resource_names") or ()))
         has = asked.get("version_info") or ""
         question = ((asked.get("node") or {}).get("id", ""), kind, names)
-        async with self._changed:
-            self._taken[kind, names] = has
-            self._changed.notify_all()
-        if not self.published:
-            return await self._hold(kind, names, has, HOLD)
-        version, _ = self._answer(kind, names)
-        if self._sent.get(question) == version != has:
-            # It was told and did not take it (or has been started anew): asked again at once, it would do nothing else.
-            self._rejected[question] = Rejection(kind, names, version)
-            await self._wait_other(kind, names, version, REJECTED_HOLD)
-        else:
-            self._rejected.pop(question, None)
-        response = await self._hold(kind, names, has, HOLD)
-        if response.status == 200:
-            self._sent[question] = self._answer(kind, names)[0]
-        return response
+        self._taken[kind, names] = has
+        self._heard.set()
+        if kind in self.published:
+            version = self._version(kind, names)
+            if self._sent.get(question) == version != has:
+                # It was told and did not take it (or has been started anew): asked again at once, it would do nothing else.
+                self._rejected[question] = Rejection(kind, names, version)
+                await self._wait_other(kind, names, version, REJECTED_HOLD)
+            else:
+                self._rejected.pop(question, None)
+        await self._wait_other(kind, names, has, HOLD)
+        version = self._version(kind, names)
+        if kind not in self.published or version == has:
+            return web.Response(status=304)
+        self._sent[question] = version
+        found = self.published[kind]
+        resources = [found[name] for name in names if name in found] if names else list(found.values())
+        return web.json_response({"version_info": version, "resources": resources, "type_url": kind})
 
-    async def _wait_other(self, kind: str, names: tuple[str, ...], version: str, seconds: float) -> None:
+    async def _wait_other(self, kind: str, names: _Names, version: str, seconds: float) -> None:
+        """Wait until there is something else than this version of it, or the time is over."""
+        subject = (kind, names)
         try:
-            async with asyncio.timeout(seconds), self._changed:
-                await self._changed.wait_for(lambda: self._answer(kind, names)[0] != version)
+            async with asyncio.timeout(seconds):
+                while kind not in self.published or self._version(kind, names) == version:
+                    future = asyncio.get_running_loop().create_future()
+                    self._held.setdefault(subject, set()).add(future)
+                    try:
+                        await future
+                    finally:
+                        futures = self._held[subject]
+                        futures.discard(future)
+                        if not futures:
+                            del self._held[subject]
         except TimeoutError:
             return
-
-    async def _hold(self, kind: str, names: tuple[str, ...], has: str, seconds: float) -> web.Response:
-        """Answer when there is something else than the asker has."""
-
-        def news() -> bool:
-            return kind in self.published and self._answer(kind, names)[0] != has
-
-        try:
-            async with asyncio.timeout(seconds), self._changed:
-                await self._changed.wait_for(news)
-        except TimeoutError:
-            return web.Response(status=304)
-        version, resources = self._answer(kind, names)
-        return web.json_response({"version_info": version, "resources": resources, "type_url": kind})

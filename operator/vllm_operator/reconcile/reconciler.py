@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from secrets import token_urlsafe
 from typing import Any
 
 from pydantic import ValidationError
@@ -20,9 +21,11 @@ from vllm_operator.api.errors import Refusal
 from vllm_operator.api.names import (
     ANNOTATION_APPLIED,
     CONTAINER,
+    ENGINE_KEY,
     PORT,
     Key,
     content_hash,
+    engine_key_secret,
     revision_name,
     selector_labels,
 )
@@ -56,14 +59,15 @@ from vllm_operator.sizing.plan import decide_plan
 from vllm_operator.workload.children import (
     build_controller_revision,
     build_deployment,
+    build_engine_key,
     build_http_route,
     build_pod_disruption_budget,
     build_service,
     revision_inputs,
-    served_model_names,
     service_url,
     sizing_inputs,
 )
+from vllm_operator.workload.names import generated_key_secret, served_model_names
 from vllm_operator.workload.not_implemented import check_implemented
 from vllm_operator.workload.pods import build_pod_template
 from vllm_operator.workload.references import Reference, pod_references
@@ -202,7 +206,7 @@ class Reconciler:
             again = self._timings.denied
         loaded = replace(loaded, children=live)
         workload = self._observe_workload(loaded, decision)
-        names = self._served_names(key, decision)
+        names = self._served_names(decision)
         self._watch_pods(key, decision, workload)
         route, url = await self._observe_route(loaded, decision)
         observation = Observation(workload, self._prober.results(key), route)
@@ -275,16 +279,19 @@ class Reconciler:
         """What is wanted, with its revision, which is made when these inputs have none yet. Raises Refusal."""
         key, uid = loaded.key, loaded.uid
         spec = parse_spec(loaded.model.get("spec") or {})
-        check_implemented(spec)
+        check_implemented(spec, gateway=bool(self._settings.gateway_url))
         # What the spec alone says is checked first, and shows what is referred to: no hub is asked for a spec that cannot be.
         plan = decide_plan(spec, default_accelerator=self._settings.default_accelerator)
         template = build_pod_template(key, spec, plan=plan, settings=self._settings)
+        own_key = generated_key_secret(spec, key, self._settings)
+        if own_key is not None:
+            await self._make_engine_key(key, uid)
         references = await load_references(
             self._cluster, key.namespace, pod_references(template) | _auth_references(spec)
         )
         wanted_hash = revs.inputs_hash(key.name, revision_inputs(spec), references.digests)
         wanted = 0 if spec.suspend else spec.replicas
-        pinned = revs.find(loaded.revisions, wanted_hash)
+        pinned = revs.find(loaded.revisions, wanted_hash) or await self._but_for_key(loaded, spec, references, own_key)
         if pinned is None:
             kept = _kept_decision(loaded.revisions, spec)
             data = await self._plan(key, uid, spec, references, kept=kept)
@@ -300,7 +307,6 @@ class Reconciler:
                     loaded, wanted_hash, other, wanted=wanted, user_template=spec.pod_template is not None, anew=True
                 )
         rollout = spec.rollout
-        secret = spec.auth.api_key_secret_ref if spec.auth else None
         return Decision(
             spec=spec,
             pinned=pinned,
@@ -313,7 +319,7 @@ class Reconciler:
                 **({kinds.HTTP_ROUTE: build_http_route(key, uid, spec, self._settings)} if loaded.gateway_api else {}),
             },
             references=references,
-            api_key=references.secret_value(secret.name, secret.key) if secret else None,
+            api_key=await self._pinned_api_key(key, pinned, references),
             automatic_rollout=rollout is None or rollout.strategy in (None, "Auto"),
             revision_history_limit=(rollout.revision_history_limit if rollout else None) or 10,
         )
@@ -336,7 +342,7 @@ class Reconciler:
         return {
             "operatorVersion": __version__,
             "templateHash": digest,
-            "servedModelNames": list(served_model_names(spec, key.name)),
+            "servedModelNames": served_model_names(spec, key, self._settings),
             "sizing": decided.status,
             "decided": {"inputsHash": content_hash(sizing_inputs(spec)), **decided.as_json()},
             "engine": {"image": image.image, **({"version": image.version} if image.version else {})},
@@ -399,13 +405,58 @@ class Reconciler:
             automatic_rollout=(raw.get("rollout") or {}).get("strategy") in (None, "Auto"),
         )
 
-    async def _pinned_api_key(self, key: Key, pinned: Pinned | None) -> str | None:
-        """The API key of the pods that serve while the spec is refused: without it the probe would call them broken."""
+    async def _make_engine_key(self, key: Key, uid: str) -> None:
+        """See that the Secret with the key that vLLM asks for is there. It is made once and never changed. Raises Refusal."""
+        secret = await self._cluster.get(kinds.SECRET, Key(key.namespace, engine_key_secret(key.name)))
+        self._check_ownership(kinds.SECRET, secret, uid)
+        if secret is not None:
+            return
+        try:
+            await self._cluster.create(kinds.SECRET, build_engine_key(key, uid, token_urlsafe(32)))
+        except ApiError as error:
+            if error.category is Category.DENIED:
+                raise _denied(kinds.SECRET, error) from error
+            raise
+        self._on_write("create", kinds.SECRET.kind)
+        log.info("%s: made the key that its vLLM asks for", key)
+
+    async def _but_for_key(
+        self, loaded: Loaded, spec: VLLMModelSpec, references: LoadedReferences, own_key: str | None
+    ) -> Pinned | None:
+        """The newest revision, if all that makes it another is whether vLLM asks for a generated key: a gateway that is switched
+        on or off restarts nothing.
+        """
+        latest = loaded.revisions[-1] if loaded.revisions else None
+        if latest is None:
+            return None
+        name = engine_key_secret(loaded.key.name)
+        before = {each for each in pod_references(latest.deployment["spec"]["template"]) if each.name == name}
+        if bool(before) == (own_key is not None):
+            return None
+        digests = {
+            label: digest for label, digest in references.digests.items() if label != f"Secret/{name}/{ENGINE_KEY}"
+        }
+        if before:
+            try:
+                digests |= (await load_references(self._cluster, loaded.key.namespace, before)).digests
+            except Refusal:
+                return None
+        same = revs.inputs_hash(loaded.key.name, revision_inputs(spec), digests) == latest.inputs_hash
+        return latest if same else None
+
+    async def _pinned_api_key(
+        self, key: Key, pinned: Pinned | None, references: LoadedReferences | None = None
+    ) -> str | None:
+        """The API key of the pods as they were decided, for the operator's own probe: while the spec is refused too. The
+        Secret may have been read already (`references`).
+        """
         containers = pinned.deployment["spec"]["template"]["spec"]["containers"] if pinned is not None else []
         for container in containers:
             for variable in container.get("env") or []:
                 selector = (variable.get("valueFrom") or {}).get("secretKeyRef")
                 if container["name"] == CONTAINER and variable["name"] == "VLLM_API_KEY" and selector:
+                    if references is not None and ("Secret", selector["name"]) in references.objects:
+                        return references.secret_value(selector["name"], selector["key"])
                     secret = await self._cluster.get(kinds.SECRET, Key(key.namespace, selector["name"]))
                     found = LoadedReferences(objects={} if secret is None else {("Secret", selector["name"]): secret})
                     return found.secret_value(selector["name"], selector["key"])
@@ -600,6 +651,8 @@ class Reconciler:
                 return RouteObservation(
                     True, Reason.ROUTE_DISABLED, f"route.enabled is false; in the cluster: {inside}"
                 ), inside
+            if shared := self._settings.gateway_url:
+                return RouteObservation(True, Reason.BY_GATEWAY, f'requests to {shared} with "model": "{key}"'), shared
             message = f"neither route.parentRefs nor a default gateway is set; in the cluster: {inside}"
             return RouteObservation(True, Reason.NO_GATEWAY, message), inside
         if not loaded.gateway_api:
@@ -635,10 +688,9 @@ class Reconciler:
 
     # report
 
-    def _served_names(self, key: Key, decision: Decision) -> list[str]:
-        """Names that the newest generation is to list; the pinned ones while the spec is refused."""
-        if decision.spec is not None:
-            return list(served_model_names(decision.spec, key.name))
+    @staticmethod
+    def _served_names(decision: Decision) -> list[str]:
+        """Names that the newest revision is to list."""
         return list(decision.pinned.data.get("servedModelNames", [])) if decision.pinned else []
 
     def _status_fields(self, key: Key, decision: Decision, url: str | None, names: Sequence[str]) -> dict[str, Any]:

@@ -54,6 +54,7 @@ TERMINAL = frozenset(
         Reason.INVALID_PARALLELISM,
         Reason.INVALID_POD_TEMPLATE,
         Reason.NOT_IMPLEMENTED,
+        Reason.NEEDS_GATEWAY,
         Reason.CHILD_CONFLICT,
         Reason.MODEL_NOT_FOUND,
         Reason.MODEL_ACCESS_DENIED,
@@ -277,7 +278,8 @@ def report(subject: Subject, observation: Observation, *, previous: Mapping[str,
     fields = dict(subject.fields)
     # What was measured stays until a pod of the revision says otherwise: an operator that has just started has asked nobody yet.
     known_figures = (previous.get("sizing") or {}).get("measured") if same_revision else None
-    if fields.get("sizing") and (figures := measured(fields["sizing"], observation) or known_figures):
+    figures = {**(known_figures or {}), **(measured(fields.get("sizing") or {}, observation) or {})}
+    if fields.get("sizing") and figures:
         fields["sizing"] = {**fields["sizing"], "measured": figures}
     return {
         "observedGeneration": subject.generation,

@@ -1,16 +1,20 @@
 """Builders of a model's children, but for the pod template."""
 
 import copy
+from base64 import b64encode
 from collections.abc import Mapping
 from typing import Any
 
 from vllm_operator.api.names import (
     ANNOTATION_INPUTS,
     ANNOTATION_REFERENCES,
+    ENGINE_KEY,
+    LABEL_ENGINE_KEY,
     PORT,
     PORT_NAME,
     Key,
     child_labels,
+    engine_key_secret,
     selector_labels,
 )
 from vllm_operator.api.types import API_VERSION, KIND, Rollout, Route, VLLMModelSpec
@@ -22,6 +26,7 @@ from vllm_operator.workload.settings import BuildSettings
 __all__ = [
     "build_controller_revision",
     "build_deployment",
+    "build_engine_key",
     "build_http_route",
     "build_pod_disruption_budget",
     "build_service",
@@ -54,7 +59,9 @@ def revision_inputs(spec: VLLMModelSpec) -> JSONObject:
     document: JSONObject = spec.model_dump(by_alias=True, exclude_none=True, mode="json")
     for field in ("replicas", "suspend", "autoscaling", "route"):
         document.pop(field, None)
-    return document
+    # Who may ask is the gateway's business, and the pods' only by the key that vLLM asks for.
+    key = document.pop("auth", {}).get("apiKeySecretRef")
+    return {**document, "auth": {"apiKeySecretRef": key}} if key else document
 
 
 SIZING_FIELDS = (
@@ -132,6 +139,22 @@ def build_service(key: Key, uid: str) -> JSONObject:
     }
 
 
+def build_engine_key(key: Key, uid: str, value: str) -> JSONObject:
+    """The Secret with the key that the model's vLLM asks for."""
+    metadata = _metadata(key, uid)
+    metadata |= {
+        "name": engine_key_secret(key.name),
+        "labels": {**metadata["labels"], LABEL_ENGINE_KEY: "true"},
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": metadata,
+        "type": "Opaque",
+        "data": {ENGINE_KEY: b64encode(value.encode()).decode()},
+    }
+
+
 def build_pod_disruption_budget(key: Key, uid: str, *, replicas: int) -> JSONObject | None:
     """The PodDisruptionBudget, or None where it could only forbid every drain: with one replica or none."""
     if replicas <= 1:
@@ -156,7 +179,7 @@ def build_http_route(key: Key, uid: str, spec: VLLMModelSpec, settings: BuildSet
         return None
     if route.parent_refs:
         parents = [parent.model_dump(by_alias=True, exclude_none=True, mode="json") for parent in route.parent_refs]
-    elif settings.default_gateway is not None:
+    elif settings.default_gateway is not None and not settings.gateway_url:
         gateway = settings.default_gateway
         parents = [{"namespace": gateway.namespace, "name": gateway.name}]
         if gateway.section is not None:

@@ -1,12 +1,32 @@
 """How a model is called and reached."""
 
-from vllm_operator.api.names import PORT, Key
-from vllm_operator.api.types import VLLMModelSpec
+from vllm_operator.api.names import PORT, Key, engine_key_secret
+from vllm_operator.api.types import Engine, Route, VLLMModelSpec
+from vllm_operator.workload.settings import BuildSettings
 
 
-def served_model_names(spec: VLLMModelSpec, name: str) -> list[str]:
-    """Names by which requests ask for the model; the first is the one that vLLM answers with."""
-    return list(spec.served_model_names or [name])
+def served_model_names(spec: VLLMModelSpec, key: Key, settings: BuildSettings) -> list[str]:
+    """Names by which requests ask for the model; the first is the one that vLLM answers with.
+
+    Behind the gateway `namespace/name` is one too, since it is nobody else's.
+    """
+    names = list(spec.served_model_names or [key.name])
+    return list(dict.fromkeys([*names, str(key)] if settings.gateway_url else names))
+
+
+def generated_key_secret(spec: VLLMModelSpec, key: Key, settings: BuildSettings) -> str | None:
+    """Secret with a generated key that vLLM is to ask for, so that nobody goes round the gateway; None: there is none.
+
+    There is none where the user has said which, and where requests come by a route of the model's own.
+    """
+    route = spec.route or Route()
+    if not settings.gateway_url or (route.parent_refs and route.enabled is not False):
+        return None
+    if spec.auth is not None and spec.auth.api_key_secret_ref is not None:
+        return None
+    if any(variable.name == "VLLM_API_KEY" for variable in (spec.engine or Engine()).env or ()):
+        return None
+    return engine_key_secret(key.name)
 
 
 def service_url(key: Key, cluster_domain: str) -> str:

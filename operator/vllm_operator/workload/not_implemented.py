@@ -1,4 +1,6 @@
-"""Fields that are part of the API but that this version does nothing with: refused, never silently ignored."""
+"""Fields that are part of the API but that this version, or this installation, does nothing with: refused, never silently
+ignored.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,13 +8,12 @@ from typing import Any
 from vllm_operator.api.base import Model
 from vllm_operator.api.conditions import Reason
 from vllm_operator.api.errors import Refusal
-from vllm_operator.api.types import Route, VLLMModelSpec
+from vllm_operator.api.types import Auth, Route, VLLMModelSpec
 
 # (field, its value, what to do instead); the first that is set is named, so the order is the order of the API
 _FIELDS: tuple[tuple[str, Callable[[VLLMModelSpec], Any], str], ...] = (
     ("autoscaling", lambda spec: spec.autoscaling, "set spec.replicas"),
-    ("route.weight", lambda spec: (spec.route or Route()).weight, "remove it"),
-    ("route.balance", lambda spec: (spec.route or Route()).balance, "remove it"),
+    ("route.balance", lambda spec: _prefix((spec.route or Route()).balance), "use session, user or leastRequest"),
     ("route.fallback", lambda spec: (spec.route or Route()).fallback, "remove it"),
     ("route.clampMaxTokens", lambda spec: (spec.route or Route()).clamp_max_tokens, "remove it"),
     ("route.dropUnsupportedTools", lambda spec: (spec.route or Route()).drop_unsupported_tools, "remove it"),
@@ -21,9 +22,28 @@ _FIELDS: tuple[tuple[str, Callable[[VLLMModelSpec], Any], str], ...] = (
     ("defaults", lambda spec: spec.defaults, "use engine.args.override-generation-config"),
 )
 
+_BY_GATEWAY: tuple[tuple[str, Callable[[VLLMModelSpec], Any]], ...] = (
+    ("route.weight", lambda spec: (spec.route or Route()).weight),
+    ("route.balance", lambda spec: (spec.route or Route()).balance),
+    ("auth.mode", lambda spec: (spec.auth or Auth()).mode),
+    ("auth.callers", lambda spec: (spec.auth or Auth()).callers),
+)
 
-def check_implemented(spec: VLLMModelSpec) -> None:
-    """Raise Refusal(NotImplemented) for the first field that nothing would be done with. Empty lists and objects pass."""
+
+def _prefix(balance: str | None) -> str | None:
+    return balance if balance == "prefix" else None
+
+
+def check_implemented(spec: VLLMModelSpec, *, gateway: bool) -> None:
+    """Raise Refusal for the first field that nothing would be done with: NotImplemented, or NeedsGateway when there is no
+    `gateway` for all models. Empty lists and objects pass the former.
+    """
+    for field, read in _BY_GATEWAY if not gateway else ():
+        if read(spec) is not None:
+            raise Refusal(
+                Reason.NEEDS_GATEWAY,
+                f"spec.{field}: needs the gateway for all models: set gateway.enabled in the chart's values, or remove it",
+            )
     for field, read, instead in _FIELDS:
         value = read(spec)
         if isinstance(value, Model):

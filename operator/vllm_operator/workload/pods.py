@@ -7,7 +7,7 @@ from typing import Any
 from vllm_operator.api.base import Model, parse_duration
 from vllm_operator.api.conditions import Reason
 from vllm_operator.api.errors import Refusal
-from vllm_operator.api.names import CONTAINER, PORT, PORT_NAME, Key, child_labels, selector_labels
+from vllm_operator.api.names import CONTAINER, ENGINE_KEY, PORT, PORT_NAME, Key, child_labels, selector_labels
 from vllm_operator.api.types import (
     GROUP,
     Auth,
@@ -19,6 +19,7 @@ from vllm_operator.api.types import (
     PodTemplateMetadata,
     Resources,
     Scheduling,
+    SecretKeyRef,
     SharedMemory,
     Startup,
     VLLMModelSpec,
@@ -30,7 +31,7 @@ from vllm_operator.sizing.decide import KV_CACHE_SPACE
 from vllm_operator.sizing.plan import RESOURCE_NAMES, Plan
 from vllm_operator.workload.defaults import without_zero_values
 from vllm_operator.workload.merge import merge_pod_template
-from vllm_operator.workload.names import served_model_names
+from vllm_operator.workload.names import generated_key_secret, served_model_names
 from vllm_operator.workload.quantities import canonical_quantity, checked_quantity, parse_quantity
 from vllm_operator.workload.settings import BuildSettings
 from vllm_operator.workload.shapes import check_shape
@@ -92,7 +93,7 @@ def _build_container(
     command = build_command(
         spec,
         model_path=source.path,
-        served_model_names=served_model_names(spec, key.name),
+        served_model_names=served_model_names(spec, key, settings),
         plan=plan,
         revision=source.revision,
         version=image.version,
@@ -104,7 +105,7 @@ def _build_container(
         "imagePullPolicy": engine.image_pull_policy or "IfNotPresent",
         "command": [escape_expansion(word) for word in command],
         "ports": [{"name": PORT_NAME, "containerPort": PORT, "protocol": "TCP"}],
-        "env": _build_environment(spec, settings, plan),
+        "env": _build_environment(key, spec, settings, plan),
         "volumeMounts": _build_mounts(spec, source),
         **_build_probes(spec),
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -120,7 +121,7 @@ def _build_container(
     return container
 
 
-def _build_environment(spec: VLLMModelSpec, settings: BuildSettings, plan: Plan) -> list[JSONObject]:
+def _build_environment(key: Key, spec: VLLMModelSpec, settings: BuildSettings, plan: Plan) -> list[JSONObject]:
     """The operator's variables, then the user's; a user's variable takes the place of the operator's of that name."""
     hub, auth = spec.hub or Hub(), spec.auth or Auth()
     generated: list[JSONObject] = [
@@ -137,7 +138,9 @@ def _build_environment(spec: VLLMModelSpec, settings: BuildSettings, plan: Plan)
     generated += _cpu_threads(spec, plan)
     if hub.endpoint is not None:
         generated.append({"name": "HF_ENDPOINT", "value": hub.endpoint})
-    for name, reference in (("HF_TOKEN", hub.token_secret_ref), ("VLLM_API_KEY", auth.api_key_secret_ref)):
+    own_key = generated_key_secret(spec, key, settings)
+    api_key = SecretKeyRef(name=own_key, key=ENGINE_KEY) if own_key else auth.api_key_secret_ref
+    for name, reference in (("HF_TOKEN", hub.token_secret_ref), ("VLLM_API_KEY", api_key)):
         if reference is not None:
             generated.append(
                 {"name": name, "valueFrom": {"secretKeyRef": {"name": reference.name, "key": reference.key}}}

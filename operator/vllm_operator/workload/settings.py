@@ -45,6 +45,8 @@ class BuildSettings:
     """User and group number of the pods; None: the image's own, which is root in vLLM's stock images."""
     declared_pools: tuple[GpuPool, ...] = ()
     """Pools of GPUs that scale from zero: there is no node to read them from."""
+    gateway_url: str = ""
+    """URL of the gateway for all models; empty: there is none."""
     cluster_domain: str = "cluster.local"
     """DNS domain of the cluster's Services."""
     listen_address: Literal["0.0.0.0", "::"] = "0.0.0.0"

@@ -1,0 +1,442 @@
+"""The gateway's agent: beside each Envoy, it tells it what the cluster says. It writes nothing but log and metrics.
+
+Models, EndpointSlices and Secrets → state → Envoy's configuration. While the API server is away Envoy serves on as it was told last.
+"""
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from vllm_operator import __version__
+from vllm_operator.api.names import LABEL_API_KEYS, LABEL_ENGINE_KEY, LABEL_MODEL, Key
+from vllm_operator.app.http import HealthServer
+from vllm_operator.app.settings import PREFIX, SettingsError, add_log_arguments, read_address, read_number
+from vllm_operator.cluster import kinds
+from vllm_operator.cluster.base import Object
+from vllm_operator.cluster.errors import ApiError
+from vllm_operator.cluster.kinds import Kind
+from vllm_operator.cluster.kubernetes import KubernetesCluster
+from vllm_operator.cluster.reflector import Reflector
+from vllm_operator.gateway.bootstrap import build_bootstrap
+from vllm_operator.gateway.gather import (
+    Gathered,
+    decode,
+    engine_key_reference,
+    gather,
+    keep_model,
+    keep_secret,
+    keep_slice,
+)
+from vllm_operator.gateway.render import render
+from vllm_operator.gateway.state import MEBIBYTE, GatewayState
+from vllm_operator.gateway.xds import XdsServer
+
+log = logging.getLogger(__name__)
+
+GATHER_DELAY = 0.02
+"""Seconds that a change waits for others: a roll-out's come in groups."""
+NAMED_SECRETS = 15.0
+"""Seconds between two looks at Secrets that models name in auth.apiKeySecretRef: they have no label to be watched by."""
+STUCK_AFTER = 60.0
+"""Seconds that telling Envoy may take before the agent is started anew."""
+DRAIN_AT_LEAST = 5.0
+"""Seconds that a leaving gateway goes on for at least: so long may it take until everybody knows that it leaves."""
+IDLE_CONNECTIONS = 20.0
+"""Seconds that connections without a request keep a leaving gateway at most."""
+DRAIN_LOOK = 0.25
+
+
+@dataclass(frozen=True)
+class AgentSettings:
+    """How the agent runs."""
+
+    namespaces: tuple[str, ...]
+    host: str
+    port: int
+    admin_port: int
+    xds_port: int
+    largest_body: int
+    log_format: str
+    log_level: str
+
+
+def add_bootstrap_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str] = os.environ) -> None:
+    """What Envoy is started with."""
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FILE", help="where the configuration is written to"
+    )
+    parser.add_argument("--port", default="8000", metavar="N", help="port of the gateway [default: 8000]")
+    parser.add_argument(
+        "--node",
+        default=environment.get("POD_NAME") or "gateway",
+        metavar="NAME",
+        help="this Envoy's name [default: %(default)s]",
+    )
+    _add_shared_arguments(parser, environment)
+
+
+def add_agent_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str] = os.environ) -> None:
+    """How the agent runs."""
+    for name, default, text, metavar in (
+        ("namespaces", "", "namespaces whose models are served, separated by commas; none: all", "A,B"),
+        (
+            "http-address",
+            "0.0.0.0:8081",
+            "where /healthz, /readyz, /metrics and /metrics/envoy are served",
+            "HOST:PORT",
+        ),
+    ):
+        variable = PREFIX + name.upper().replace("-", "_")
+        parser.add_argument(
+            f"--{name}",
+            default=environment.get(variable) or default,
+            metavar=metavar,
+            help=f"{text} [{variable}; default: {default or 'none'}]",
+        )
+    _add_shared_arguments(parser, environment)
+    add_log_arguments(parser, environment)
+
+
+def _add_shared_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:
+    for name, default, text, metavar in (
+        ("admin-port", "9901", "port of Envoy's administration interface, on loopback", "N"),
+        ("xds-port", "9902", "port on loopback where Envoy asks for its configuration", "N"),
+        ("largest-body", "64Mi", "largest body of a request, e.g. 64Mi", "SIZE"),
+    ):
+        variable = PREFIX + name.upper().replace("-", "_")
+        parser.add_argument(
+            f"--{name}",
+            default=environment.get(variable) or default,
+            metavar=metavar,
+            help=f"{text} [{variable}; default: {default}]",
+        )
+
+
+def read_agent_settings(arguments: argparse.Namespace) -> AgentSettings:
+    """Settings from parsed arguments. Raises SettingsError."""
+    host, port = read_address("--http-address", arguments.http_address)
+    return AgentSettings(
+        namespaces=tuple(sorted({name.strip() for name in arguments.namespaces.split(",") if name.strip()})),
+        host=host,
+        port=port,
+        admin_port=_port("--admin-port", arguments.admin_port),
+        xds_port=_port("--xds-port", arguments.xds_port),
+        largest_body=_size("--largest-body", arguments.largest_body),
+        log_format=arguments.log_format,
+        log_level=arguments.log_level,
+    )
+
+
+def _port(flag: str, text: str) -> int:
+    return read_number(flag, text, least=1, most=65535)
+
+
+def _size(flag: str, text: str) -> int:
+    units = {"Ki": 1024, "Mi": MEBIBYTE, "Gi": 1024 * MEBIBYTE}
+    digits, unit = (text[:-2], text[-2:]) if text[-2:] in units else (text, "")
+    if not digits.isdecimal() or not 1024 <= int(digits) * units.get(unit, 1) <= 1024 * MEBIBYTE:
+        raise SettingsError(f"{flag} is {text!r}; write a size from 1Ki to 1Gi, e.g. 64Mi")
+    return int(digits) * units.get(unit, 1)
+
+
+def write_bootstrap(arguments: argparse.Namespace) -> None:
+    """Write Envoy's configuration file. Raises SettingsError."""
+    document = build_bootstrap(
+        port=_port("--port", arguments.port),
+        admin_port=_port("--admin-port", arguments.admin_port),
+        agent_port=_port("--xds-port", arguments.xds_port),
+        largest_body=_size("--largest-body", arguments.largest_body),
+        node=arguments.node,
+        address="::" if Path("/proc/net/if_inet6").exists() else "0.0.0.0",
+    )
+    arguments.output.write_text(json.dumps(document, indent=1))
+
+
+class AgentMetrics:
+    """The agent's own metrics; Envoy's are its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"vllm_gateway_{name}", text, registry=self.registry)
+
+        self.models = gauge("models", "Models that the gateway knows.")
+        self.serving = gauge("models_serving", "Models that have a pod to be sent requests.")
+        self.keys = gauge("keys", "Keys of callers.")
+        self.problems = gauge("key_problems", "Keys in Secrets that cannot be one.")
+        self.rejected = gauge("rejected", "Resources that Envoy has not taken; it goes on with what it had.")
+        self.names_taken = gauge("names_taken", "Served names that a model wants and an older one has.")
+        self.publish = Histogram(
+            "vllm_gateway_publish_seconds",
+            "Seconds from a change until Envoy uses it.",
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+            registry=self.registry,
+        )
+        self.requests = Counter(
+            "vllm_gateway_api_requests", "Requests to the API server.", ["verb", "kind", "code"], registry=self.registry
+        )
+        Gauge("vllm_gateway_build_info", "The agent's version.", ["version"], registry=self.registry).labels(
+            __version__
+        ).set(1)
+
+    def observe_request(self, verb: str, kind: str, status: int, seconds: float) -> None:
+        """Count a request to the API server."""
+        self.requests.labels(verb, kind, str(status)).inc()
+
+
+class GatewayAgent:
+    """One agent."""
+
+    def __init__(self, settings: AgentSettings) -> None:
+        self._settings = settings
+        self._admin = f"http://127.0.0.1:{settings.admin_port}"
+        self._stop = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._metrics = AgentMetrics()
+        self._client = httpx.AsyncClient(timeout=5.0, trust_env=False)
+        self._server = XdsServer(warming=self._warming)
+        self._reflectors: dict[Kind | str, list[Reflector]] = {}
+        self._named_keys: dict[tuple[Key, str], str] = {}
+        self._told: GatewayState | None = None
+        self._problems: tuple[str, ...] = ()
+        self._taken_names: dict[Key, dict[str, Key]] = {}
+        self._telling_since: float | None = None
+        self._envoy_ready = False
+        self._health = HealthServer(
+            self._metrics.registry,
+            sick=self._sick,
+            ready=lambda: self._told is not None and self._envoy_ready,
+            host=settings.host,
+            port=settings.port,
+            more=[web.get("/metrics/envoy", self._envoy_metrics)],
+        )
+
+    def stop(self) -> None:
+        """Ask for the end."""
+        self._stop.set()
+
+    async def run(self) -> int:
+        """Run until asked to stop; the process's exit status."""
+        settings = self._settings
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        log.info("vllm-operator gateway %s starts", __version__)
+        await self._health.start()
+        runner = web.AppRunner(self._server.application(), access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", settings.xds_port).start()
+        async with await KubernetesCluster.connect(observer=self._metrics.observe_request) as cluster, self._client:
+            self._reflectors = self._reflect(cluster)
+            tasks = {
+                asyncio.create_task(work, name=name)
+                for name, work in (
+                    ("tell", self._tell_for_ever()),
+                    ("named keys", self._read_named_keys(cluster)),
+                    ("envoy", self._look_at_envoy()),
+                    *(
+                        (f"watch {kind}", each.run())
+                        for kind, reflectors in self._reflectors.items()
+                        for each in reflectors
+                    ),
+                )
+            }
+            stopping = asyncio.create_task(self._stop.wait(), name="stop")
+            done, _ = await asyncio.wait({*tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            failed = [task for task in done if task is not stopping]
+            if not failed:
+                await self._drain()  # Envoy is told of changes to the last.
+            for task in failed:
+                log.error("%s ended: the agent ends, to be started anew", task.get_name(), exc_info=task.exception())
+            for task in (*tasks, stopping):
+                task.cancel()
+            await asyncio.gather(*tasks, stopping, return_exceptions=True)
+        await runner.cleanup()
+        await self._health.stop()
+        log.info("stopped")
+        return 1 if failed else 0
+
+    def _reflect(self, cluster: KubernetesCluster) -> dict[Kind | str, list[Reflector]]:
+        def every(kind: Kind, selector: str, keep: Callable[[Object], Object]) -> list[Reflector]:
+            return [
+                Reflector(cluster, kind, namespace=namespace, selector=selector, keep=keep, on_change=self._changed.set)
+                for namespace in self._settings.namespaces or (None,)
+            ]
+
+        return {
+            kinds.VLLM_MODEL: every(kinds.VLLM_MODEL, "", keep_model),
+            kinds.ENDPOINT_SLICE: every(kinds.ENDPOINT_SLICE, LABEL_MODEL, keep_slice),
+            LABEL_API_KEYS: every(kinds.SECRET, LABEL_API_KEYS, keep_secret),
+            LABEL_ENGINE_KEY: every(kinds.SECRET, LABEL_ENGINE_KEY, keep_secret),
+        }
+
+    def _objects(self, kind: Kind | str) -> Iterable[Object]:
+        return (each for reflector in self._reflectors[kind] for each in reflector.objects.values())
+
+    def _gather(self) -> Gathered:
+        engine_keys = dict(self._named_keys)
+        for secret in self._objects(LABEL_ENGINE_KEY):
+            metadata = secret["metadata"]
+            for name, text in secret["data"].items():
+                if value := decode(text):
+                    engine_keys[Key(metadata["namespace"], metadata["name"]), name] = value
+        return gather(
+            self._objects(kinds.VLLM_MODEL),
+            self._objects(kinds.ENDPOINT_SLICE),
+            self._objects(LABEL_API_KEYS),
+            engine_keys,
+            largest_body=self._settings.largest_body,
+        )
+
+    async def _tell_for_ever(self) -> None:
+        """Tell Envoy what has changed. Nothing before all is known: what is missing would be taken for gone."""
+        for reflectors in self._reflectors.values():
+            for each in reflectors:
+                await each.synced.wait()
+        self._changed.set()
+        while True:
+            await self._changed.wait()
+            began = time.monotonic()
+            await asyncio.sleep(GATHER_DELAY)
+            self._changed.clear()
+            found = self._gather()
+            for problem in found.problems:
+                if problem not in self._problems:
+                    log.warning("%s", problem)
+            self._problems = found.problems
+            self._metrics.problems.set(len(found.problems))
+            if found.state == self._told:
+                continue
+            self._telling_since = began
+            resources = render(found.state)
+            for key, names in resources.names.taken.items():
+                if names != self._taken_names.get(key):
+                    taken = ", ".join(f"{name} ({owner})" for name, owner in sorted(names.items()))
+                    log.warning("%s: names that older models have: %s", key, taken)
+            self._taken_names = dict(resources.names.taken)
+            await self._server.publish(resources)
+            self._told, self._telling_since = found.state, None
+            self._metrics.publish.observe(time.monotonic() - began)
+            self._note(found.state)
+
+    def _note(self, state: GatewayState) -> None:
+        serving = [model for model in state.models if model.waiting is None]
+        self._metrics.models.set(len(state.models))
+        self._metrics.serving.set(len(serving))
+        self._metrics.keys.set(len(state.keys))
+        self._metrics.names_taken.set(sum(map(len, self._taken_names.values())))
+        log.info("told Envoy of %d models, %d serve, and %d keys", len(state.models), len(serving), len(state.keys))
+
+    async def _read_named_keys(self, cluster: KubernetesCluster) -> None:
+        """Read the Secrets that models name, by name."""
+        while True:
+            wanted = set()
+            for model in self._objects(kinds.VLLM_MODEL):
+                metadata, auth = model["metadata"], model["spec"].get("auth") or {}
+                if auth.get("apiKeySecretRef"):
+                    wanted.add(engine_key_reference(Key(metadata["namespace"], metadata["name"]), auth))
+            found: dict[tuple[Key, str], str] = {}
+            for secret, name in wanted:
+                try:
+                    obj = await cluster.get(kinds.SECRET, secret)
+                except ApiError as error:
+                    log.warning("Secret %s cannot be read: %s", secret, error)
+                    value = self._named_keys.get((secret, name))
+                else:
+                    value = decode((obj or {}).get("data", {}).get(name) or "")
+                if value:
+                    found[secret, name] = value
+            if found != self._named_keys:
+                self._named_keys = found
+                self._changed.set()
+            await asyncio.sleep(NAMED_SECRETS if wanted else 1.0)
+
+    async def _look_at_envoy(self) -> None:
+        """Know whether Envoy serves, and what it has not taken."""
+        shown: set[tuple[str, tuple[str, ...], str]] = set()
+        back = False
+        while True:
+            try:
+                if not back:
+                    # An agent that was ended alone has had Envoy turn requests away.
+                    back = (await self._client.post(f"{self._admin}/healthcheck/ok")).status_code == 200
+                answer = await self._client.get(f"{self._admin}/ready")
+                self._envoy_ready = answer.status_code == 200
+            except httpx.HTTPError:
+                self._envoy_ready = False
+            rejected = self._server.rejections()
+            self._metrics.rejected.set(len(rejected))
+            now = {(each.type, each.names, each.version) for each in rejected}
+            for kind, names, _ in sorted(now - shown):
+                log.error(
+                    "Envoy has not taken %s %s; it goes on with what it had", kind.rpartition(".")[2], ", ".join(names)
+                )
+            shown = now
+            await asyncio.sleep(1.0)
+
+    async def _warming(self) -> int:
+        try:
+            answer = await self._client.get(
+                f"{self._admin}/stats", params={"filter": "^cluster_manager.warming_clusters$", "type": "Gauges"}
+            )
+        except httpx.HTTPError:
+            return 0  # There is no Envoy yet, so that no request can find a cluster that is not ready.
+        return sum(int(line.rpartition(":")[2]) for line in answer.text.splitlines())
+
+    def _sick(self) -> str | None:
+        since = self._telling_since
+        if since is not None and time.monotonic() - since > STUCK_AFTER:
+            return f"telling Envoy has taken more than {STUCK_AFTER:g} s"
+        return None
+
+    async def _envoy_metrics(self, _: web.Request) -> web.Response:
+        """Envoy's own metrics: its administration interface can do more than tell, so that it is on loopback only."""
+        try:
+            answer = await self._client.get(f"{self._admin}/stats/prometheus", params={"usedonly": ""})
+        except httpx.HTTPError as error:
+            return web.Response(status=503, text=f"Envoy does not answer: {type(error).__name__}\n")
+        return web.Response(body=answer.content, headers={"content-type": "text/plain; version=0.0.4"})
+
+    async def _drain(self) -> None:
+        """Wait until no request is under way any more: Envoy, a sidecar, is ended by the kubelet after the agent.
+
+        New connections stay away since the pod is leaving; those that are there are closed after their next answer.
+        """
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        log.info("leaving: requests under way are finished")
+        try:
+            await self._client.post(f"{self._admin}/healthcheck/fail")
+            while True:
+                requests, connections = await self._under_way()
+                passed = loop.time() - began
+                if passed > DRAIN_AT_LEAST and not requests and (not connections or passed > IDLE_CONNECTIONS):
+                    break
+                await asyncio.sleep(DRAIN_LOOK)
+        except httpx.HTTPError as error:
+            log.warning("Envoy does not answer: %s", type(error).__name__)
+            return
+        log.info("nothing is under way after %.1f s", loop.time() - began)
+
+    async def _under_way(self) -> tuple[int, int]:
+        """Requests and connections of callers."""
+        answer = await self._client.get(
+            f"{self._admin}/stats", params={"filter": "^http.models.downstream_(rq|cx)_active$", "type": "Gauges"}
+        )
+        values = dict(line.rsplit(": ", 1) for line in answer.text.splitlines())
+        return (
+            int(values.get("http.models.downstream_rq_active", 0)),
+            int(values.get("http.models.downstream_cx_active", 0)),
+        )

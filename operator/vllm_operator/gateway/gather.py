@@ -1,0 +1,209 @@
+"""Objects of the cluster → what the gateway knows. Pure."""
+
+import base64
+import binascii
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vllm_operator.api.names import ENGINE_KEY, LABEL_MODEL, PORT_NAME, Key, engine_key_secret
+from vllm_operator.gateway.naming import own_name
+from vllm_operator.gateway.state import ApiKey, Endpoint, GatewayModel, GatewayState
+
+Object = dict[str, Any]
+
+LONGEST_REASON = 300
+"""Characters of a condition's message that callers are told."""
+SHORTEST_KEY = 16
+"""Characters that a caller's key has at least: shorter ones can be guessed."""
+SERVICE_LABEL = "kubernetes.io/service-name"
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What was read, and what could not be."""
+
+    state: GatewayState
+    problems: tuple[str, ...] = ()
+    """For the log: what is wrong with a Secret, without anything of its content."""
+
+
+def gather(
+    models: Iterable[Object],
+    slices: Iterable[Object],
+    key_secrets: Iterable[Object],
+    engine_keys: Mapping[tuple[Key, str], str],
+    *,
+    largest_body: int,
+) -> Gathered:
+    """The state that these objects say.
+
+    `engine_keys`: (Secret, key in it) → the key that a model's vLLM asks for.
+    """
+    pods, secrets = _pods(slices), list(key_secrets)
+    callers = {_key(each): dict(each["metadata"].get("labels") or {}) for each in secrets}
+    keys, problems = read_keys(secrets)
+    state = GatewayState(
+        models=tuple(
+            read_model(each, pods.get(_key(each), ()), callers, engine_keys)
+            for each in models
+            if "deletionTimestamp" not in each["metadata"]
+        ),
+        keys=keys,
+        largest_body=largest_body,
+    )
+    return Gathered(state, problems)
+
+
+def keep_model(model: Object) -> Object:
+    """What is kept of a model: the gateway is told anew when something of it changes."""
+    metadata, spec, status = model["metadata"], model.get("spec") or {}, model.get("status") or {}
+    return {
+        "metadata": {
+            name: metadata[name]
+            for name in ("namespace", "name", "creationTimestamp", "deletionTimestamp")
+            if name in metadata
+        },
+        "spec": {name: spec[name] for name in ("servedModelNames", "route", "auth", "suspend") if name in spec},
+        "status": {
+            **{name: status[name] for name in ("servedModelNames", "maxModelLen") if name in status},
+            "conditions": [
+                {name: each.get(name) for name in ("type", "status", "reason", "message")}
+                for each in status.get("conditions") or ()
+                if each.get("type") in ("Ready", "Accepted")
+            ],
+        },
+    }
+
+
+def keep_slice(found: Object) -> Object:
+    """What is kept of an EndpointSlice."""
+    metadata = found["metadata"]
+    return {
+        "metadata": {name: metadata.get(name) for name in ("namespace", "name", "labels")},
+        "endpoints": found.get("endpoints") or [],
+        "ports": found.get("ports") or [],
+    }
+
+
+def keep_secret(secret: Object) -> Object:
+    """What is kept of a Secret."""
+    metadata = secret["metadata"]
+    return {
+        "metadata": {name: metadata.get(name) for name in ("namespace", "name", "labels")},
+        "data": secret.get("data") or {},
+    }
+
+
+def _key(obj: Object) -> Key:
+    return Key(obj["metadata"]["namespace"], obj["metadata"]["name"])
+
+
+def _pods(slices: Iterable[Object]) -> dict[Key, tuple[Endpoint, ...]]:
+    """Model → its pods that are ready and not about to end."""
+    found: dict[Key, set[Endpoint]] = {}
+    for each in slices:
+        metadata = each["metadata"]
+        labels = metadata.get("labels") or {}
+        model = labels.get(LABEL_MODEL, "")
+        port = next((port.get("port") for port in each["ports"] if port.get("name") == PORT_NAME), None)
+        if port is None or labels.get(SERVICE_LABEL) != model:
+            continue
+        for endpoint in each["endpoints"]:
+            conditions = endpoint.get("conditions") or {}
+            if conditions.get("ready") and not conditions.get("terminating"):
+                pods = found.setdefault(Key(metadata["namespace"], model), set())
+                pods |= {Endpoint(address, int(port)) for address in endpoint.get("addresses") or ()}
+    return {key: tuple(sorted(pods)) for key, pods in found.items()}
+
+
+def read_model(
+    model: Object,
+    endpoints: tuple[Endpoint, ...],
+    callers: Mapping[Key, Mapping[str, str]],
+    engine_keys: Mapping[tuple[Key, str], str],
+) -> GatewayModel:
+    """One model. `callers`: Secrets with keys → their labels."""
+    key = _key(model)
+    spec, status = model.get("spec") or {}, model.get("status") or {}
+    route, auth = spec.get("route") or {}, spec.get("auth") or {}
+    names = status.get("servedModelNames") or spec.get("servedModelNames") or [key.name]
+    return GatewayModel(
+        key=key,
+        created=str(model["metadata"].get("creationTimestamp", "")),
+        served_model_names=tuple(name for name in names if name != own_name(key)),
+        endpoints=endpoints,
+        waiting=None if endpoints else _why(status.get("conditions") or ()),
+        max_model_len=status.get("maxModelLen"),
+        callers=None if auth.get("mode") == "none" else _callers(key, auth.get("callers"), callers),
+        upstream_key=engine_keys.get(engine_key_reference(key, auth)),
+        weight=route.get("weight"),
+        balance=route.get("balance") or "leastRequest",
+    )
+
+
+def engine_key_reference(key: Key, auth: Mapping[str, Any]) -> tuple[Key, str]:
+    """Where the key is that a model's vLLM asks for: (Secret, key in it)."""
+    given = auth.get("apiKeySecretRef")
+    if given:
+        return Key(key.namespace, given["name"]), given["key"]
+    return Key(key.namespace, engine_key_secret(key.name)), ENGINE_KEY
+
+
+def _callers(
+    model: Key, wanted: Iterable[Mapping[str, Any]] | None, secrets: Mapping[Key, Mapping[str, str]]
+) -> frozenset[Key]:
+    """Secrets whose keys open the model: those that `auth.callers` chooses, else all of its own namespace."""
+
+    def chosen(secret: Key, labels: Mapping[str, str], caller: Mapping[str, Any]) -> bool:
+        return (
+            secret.namespace == (caller.get("namespace") or model.namespace)
+            and caller.get("name") in (None, secret.name)
+            and all(labels.get(name) == value for name, value in (caller.get("matchLabels") or {}).items())
+        )
+
+    entries = [{}] if wanted is None else list(wanted)
+    return frozenset(
+        secret for secret, labels in secrets.items() if any(chosen(secret, labels, each) for each in entries)
+    )
+
+
+def _why(conditions: Iterable[Mapping[str, Any]]) -> str:
+    """Why a model does not serve, as its conditions have it."""
+    by_type = {each.get("type"): each for each in conditions}
+    ready = by_type.get("Ready")
+    if ready is None:
+        return "Pending: the operator has not looked at it yet"
+    if ready.get("status") == "True":
+        return "Starting: its pods are about to be known to the gateway"
+    message = " ".join(str(ready.get("message") or "").split())
+    short = message if len(message) <= LONGEST_REASON else message[: LONGEST_REASON - 1] + "…"
+    return f"{ready.get('reason')}: {short}"
+
+
+def read_keys(secrets: Iterable[Object]) -> tuple[tuple[ApiKey, ...], tuple[str, ...]]:
+    """Callers' keys; and what cannot be one, which is left out: Envoy would refuse all keys for it."""
+    found: dict[str, ApiKey] = {}
+    problems = []
+    for secret in sorted(secrets, key=_key):
+        for name, text in sorted(secret["data"].items()):
+            where = f"Secret {_key(secret)}, key {name}"
+            value = decode(text)
+            if value is None or not value.isascii() or not value.isprintable() or " " in value:
+                problems.append(f"{where}: no API key: a header takes only printable ASCII without blanks")
+            elif len(value) < SHORTEST_KEY:
+                problems.append(f"{where}: too short for an API key: write {SHORTEST_KEY} characters or more")
+            elif value in found:
+                other = found[value]
+                problems.append(f"{where}: the same as Secret {other.secret}, key {other.name}, which keeps it")
+            else:
+                found[value] = ApiKey(secret=_key(secret), name=name, value=value)
+    return tuple(found.values()), tuple(problems)
+
+
+def decode(text: str) -> str | None:
+    """A value of a Secret, without the newline that editors leave at its end; None when it is no text."""
+    try:
+        return base64.b64decode(text, validate=True).decode().strip()
+    except (binascii.Error, UnicodeDecodeError):
+        return None

@@ -1,0 +1,239 @@
+"""What the gateway reads from the cluster's objects."""
+
+import base64
+from typing import Any
+
+import pytest
+
+from tests.schema_fields import Field, spec_fields, variants
+from tests.workload.bundles import parse
+from vllm_operator.api.conditions import Reason
+from vllm_operator.api.crd import crd
+from vllm_operator.api.errors import Refusal
+from vllm_operator.api.names import Key
+from vllm_operator.gateway import gather as gathering
+from vllm_operator.gateway.gather import Gathered, gather, keep_model, keep_secret, keep_slice
+from vllm_operator.gateway.render import render
+from vllm_operator.gateway.state import Endpoint, GatewayModel
+from vllm_operator.workload.not_implemented import check_implemented
+
+Object = dict[str, Any]
+KEY = "sk-0123456789abcdef"
+
+
+def model(name: str = "qwen", *, namespace: str = "models", status: Object | None = None, **spec: Any) -> Object:
+    return {
+        "metadata": {"name": name, "namespace": namespace, "creationTimestamp": "2026-11-21T10:00:00Z", "uid": "1"},
+        "spec": {"model": "a/b", **spec},
+        "status": status or {},
+    }
+
+
+def slice_of(name: str = "qwen", *addresses: str, namespace: str = "models", **conditions: bool) -> Object:
+    return {
+        "metadata": {
+            "name": f"{name}-x1",
+            "namespace": namespace,
+            "labels": {"kubernetes.io/service-name": name, "vllm-operator.io/model": name},
+        },
+        "endpoints": [{"addresses": [each], "conditions": {"ready": True, **conditions}} for each in addresses],
+        "ports": [{"name": "http", "port": 8000}],
+    }
+
+
+def secret(name: str = "keys", *, namespace: str = "models", labels: Object | None = None, **data: str) -> Object:
+    return {
+        "metadata": {"name": name, "namespace": namespace, "labels": labels or {}},
+        "data": {each: base64.b64encode(value.encode()).decode() for each, value in data.items()},
+    }
+
+
+def read(
+    *objects: Object, slices: tuple[Object, ...] = (), secrets: tuple[Object, ...] = (), keys: Any = None
+) -> Gathered:
+    return gather(
+        map(keep_model, objects), map(keep_slice, slices), map(keep_secret, secrets), keys or {}, largest_body=1024
+    )
+
+
+def one(*args: Any, **rest: Any) -> GatewayModel:
+    (found,) = read(*args, **rest).state.models
+    return found
+
+
+def test_a_model_that_serves() -> None:
+    status = {"servedModelNames": ["qwen", "chat", "models/qwen"], "maxModelLen": 4096}
+    found = one(model(status=status), slices=(slice_of("qwen", "10.0.0.2", "10.0.0.1"),))
+    assert found.key == Key("models", "qwen")
+    assert found.served_model_names == ("qwen", "chat")
+    assert found.endpoints == (Endpoint("10.0.0.1", 8000), Endpoint("10.0.0.2", 8000))
+    assert (found.waiting, found.max_model_len, found.created) == (None, 4096, "2026-11-21T10:00:00Z")
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        slice_of("qwen", "10.0.0.1", ready=False),
+        slice_of("qwen", "10.0.0.1", terminating=True),
+        slice_of("other", "10.0.0.1"),
+        slice_of("qwen", "10.0.0.1", namespace="elsewhere"),
+        {**slice_of("qwen", "10.0.0.1"), "ports": [{"name": "metrics", "port": 9}]},
+        {**slice_of("qwen", "10.0.0.1"), "ports": None},
+        {**slice_of("qwen"), "endpoints": None},
+        {
+            **slice_of("qwen", "10.0.0.1"),
+            "metadata": {
+                "name": "x",
+                "namespace": "models",
+                "labels": {"kubernetes.io/service-name": "another", "vllm-operator.io/model": "qwen"},
+            },
+        },
+    ],
+)
+def test_what_is_no_pod_to_be_asked(found: Object) -> None:
+    assert one(model(), slices=(found,)).endpoints == ()
+
+
+def test_why_it_does_not_serve() -> None:
+    assert one(model()).waiting == "Pending: the operator has not looked at it yet"
+    ready = {"type": "Ready", "status": "False", "reason": "DoesNotFit", "message": "needs 66 GiB\nof 40"}
+    assert one(model(status={"conditions": [ready]})).waiting == "DoesNotFit: needs 66 GiB of 40"
+    long = one(model(status={"conditions": [{**ready, "message": "x" * 999}]})).waiting
+    assert long is not None
+    assert len(long) < gathering.LONGEST_REASON + 20
+    assert long.endswith("…")
+    soon = one(model(status={"conditions": [{**ready, "status": "True"}]})).waiting
+    assert soon == "Starting: its pods are about to be known to the gateway"
+    # Pods that answer are asked, whatever the operator thinks of the newest edit.
+    assert one(model(status={"conditions": [ready]}), slices=(slice_of("qwen", "10.0.0.1"),)).waiting is None
+
+
+def test_a_model_that_goes_is_gone() -> None:
+    going = model()
+    going["metadata"]["deletionTimestamp"] = "2026-11-21T11:00:00Z"
+    assert read(going).state.models == ()
+
+
+A, B = Key("models", "a"), Key("team-b", "b")
+SECRETS = (secret("a", k=KEY), secret("b", namespace="team-b", labels={"tier": "gold"}, k=f"{KEY}-b"))
+
+
+@pytest.mark.parametrize(
+    ("auth", "callers"),
+    [
+        (None, {A}),
+        ({}, {A}),
+        ({"mode": "keys"}, {A}),
+        ({"mode": "none"}, None),
+        ({"mode": "none", "callers": [{"name": "a"}]}, None),
+        ({"callers": []}, set()),
+        ({"callers": [{}]}, {A}),
+        ({"callers": [{"name": "a"}]}, {A}),
+        ({"callers": [{"name": "b"}]}, set()),
+        ({"callers": [{"namespace": "team-b"}]}, {B}),
+        ({"callers": [{"namespace": "team-b", "name": "a"}]}, set()),
+        ({"callers": [{}, {"namespace": "team-b", "name": "b"}]}, {A, B}),
+        ({"callers": [{"namespace": "team-b", "matchLabels": {"tier": "gold"}}]}, {B}),
+        ({"callers": [{"namespace": "team-b", "matchLabels": {"tier": "iron"}}]}, set()),
+        ({"callers": [{"matchLabels": {"tier": "gold"}}]}, set()),
+    ],
+)
+def test_who_may_use_it(auth: Object | None, callers: set[Key] | None) -> None:
+    spec: Object = {} if auth is None else {"auth": auth}
+    assert one(model(**spec), secrets=SECRETS).callers == (None if callers is None else frozenset(callers))
+
+
+def test_the_key_that_vllm_asks_for() -> None:
+    keys = {(Key("models", "qwen-engine-key"), "api-key"): "generated", (Key("models", "mine"), "k"): "given"}
+    assert one(model(), keys=keys).upstream_key == "generated"
+    given = model(auth={"apiKeySecretRef": {"name": "mine", "key": "k"}})
+    assert one(given, keys=keys).upstream_key == "given"
+    assert one(model("other"), keys=keys).upstream_key is None
+
+
+def test_keys() -> None:
+    found = read(secrets=(secret("a", one=KEY, two=f"{KEY}2\n"), secret("b", three=f"{KEY}3"))).state.keys
+    assert [(str(each.secret), each.name, each.value) for each in found] == [
+        ("models/a", "one", KEY),
+        ("models/a", "two", f"{KEY}2"),
+        ("models/b", "three", f"{KEY}3"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        ({"bad": "sk-12"}, "too short"),
+        ({"bad": ""}, "too short"),
+        ({"bad": "sk-with a blank-in-it"}, "printable ASCII"),
+        ({"bad": "sk-two-lines-\nof-a-text"}, "printable ASCII"),
+        ({"bad": "sk-schlüssel-0123456789"}, "printable ASCII"),
+        ({"good": KEY, "bad": KEY}, "key good"),
+    ],
+)
+def test_what_cannot_be_a_key_hides_no_other(data: dict[str, str], problem: str) -> None:
+    """Envoy takes all keys or none: two that are the same would lock everybody out."""
+    found = read(secrets=(secret("z", fine=f"{KEY}-fine"), secret("keys", labels=None, **data)))
+    assert f"{KEY}-fine" in {each.value for each in found.state.keys}
+    assert len({each.value for each in found.state.keys}) == len(found.state.keys)
+    (said,) = found.problems
+    assert problem in said
+    assert said.startswith("Secret models/keys, key ")
+    assert not any(value in said for value in data.values() if len(value) > 3)
+
+
+def test_what_is_no_base64_or_no_text() -> None:
+    broken = {**secret("keys"), "data": {"bad": "***", "worse": base64.b64encode(b"\xff" * 20).decode()}}
+    found = read(secrets=(broken,))
+    assert found.state.keys == ()
+    assert len(found.problems) == 2
+
+
+def test_nothing_of_a_secret_is_shown() -> None:
+    found = read(model(), secrets=(secret("a", one=KEY),), keys={(Key("models", "qwen-engine-key"), "api-key"): KEY})
+    assert KEY not in repr(found)
+
+
+def test_what_is_not_read_is_not_kept() -> None:
+    kept = keep_model(model(engine={"env": [{"name": "A", "value": "b"}]}, status={"gpus": 1, "conditions": None}))
+    assert set(kept["spec"]) == set()
+    assert kept["status"] == {"conditions": []}
+
+
+def _needs_gateway() -> list[Field]:
+    def needs(field: Field) -> bool:
+        try:
+            check_implemented(parse(variants(field)[1]), gateway=False)
+        except Refusal as refusal:
+            return refusal.reason is Reason.NEEDS_GATEWAY
+        return False
+
+    return [field for field in spec_fields(crd()) if needs(field)]
+
+
+@pytest.mark.parametrize("field", _needs_gateway(), ids=lambda field: field.path)
+def test_every_field_of_the_gateway_changes_what_envoy_is_told(field: Field) -> None:
+    """The other half of tests/workload/test_every_field.py: what the operator leaves to the gateway, the gateway does."""
+    specs = variants(field)
+    secrets = [secret("a", k=KEY)]
+    for number, spec in enumerate(specs):
+        for place, caller in enumerate((spec.get("auth") or {}).get("callers") or ()):
+            name, namespace = caller.get("name", f"s{number}{place}"), caller.get("namespace", "models")
+            labels = caller.get("matchLabels")
+            secrets.append(secret(name, namespace=namespace, labels=labels, k=f"{KEY}-{number}-{place}"))
+
+    def told(spec: Object) -> object:
+        own = model(served_model_names=["chat"], **{name: value for name, value in spec.items() if name != "model"})
+        # Another one of the same name, that weights share requests with.
+        other = model("other", route={"weight": 5})
+        for each in (own, other):
+            each["spec"]["servedModelNames"] = ["chat"]
+        slices = (slice_of("qwen", "10.0.0.1"), slice_of("other", "10.0.0.2"))
+        return render(read(own, other, slices=slices, secrets=tuple(secrets)).state).by_type
+
+    first, second = map(told, specs)
+    assert first != second, f"{field.path} has no effect"
+
+
+def test_fields_of_the_gateway_are_found() -> None:
+    assert len(_needs_gateway()) >= 6

@@ -1,0 +1,204 @@
+"""What the operator does for the gateway for all models: names and keys of vLLM, and what a model says of it."""
+
+import base64
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.reconcile.harness import KEY, Operator, change_spec, children, make_cluster, make_model, secret, settle
+from tests.reconcile.virtual import eventually, run_virtual
+from tests.reconcile.world import World, condition, is_so
+from vllm_operator.api.conditions import Reason
+from vllm_operator.api.names import Key
+from vllm_operator.cluster import kinds
+from vllm_operator.cluster.base import Object
+from vllm_operator.cluster.memory import MemoryCluster
+from vllm_operator.workload.settings import BuildSettings, GatewayRef
+
+WITHOUT = BuildSettings(default_gateway=GatewayRef("default", "gateway"))
+WITH = replace(WITHOUT, gateway_url="http://gateway.example")
+SECRET = Key(KEY.namespace, "qwen-engine-key")
+
+
+def container(cluster: MemoryCluster) -> Object:
+    deployment = cluster.peek(kinds.DEPLOYMENT, KEY)
+    assert deployment is not None
+    (found,) = deployment["spec"]["template"]["spec"]["containers"]
+    return dict(found)
+
+
+def asks_for(cluster: MemoryCluster) -> str | None:
+    """Secret whose key vLLM asks for."""
+    variables = {each["name"]: each for each in container(cluster)["env"]}
+    return variables["VLLM_API_KEY"]["valueFrom"]["secretKeyRef"]["name"] if "VLLM_API_KEY" in variables else None
+
+
+def served(cluster: MemoryCluster) -> list[str]:
+    command: list[str] = container(cluster)["command"]
+    rest = command[command.index("--served-model-name") + 1 :]
+    return rest[: next((place for place, word in enumerate(rest) if word.startswith("--")), None)]
+
+
+def key_value(cluster: MemoryCluster) -> str:
+    found = cluster.peek(kinds.SECRET, SECRET)
+    assert found is not None
+    return base64.b64decode(found["data"]["api-key"]).decode()
+
+
+def test_vllm_gets_a_key_and_a_name_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> str:
+        cluster = make_cluster()
+        World(cluster)
+        async with Operator(cluster, settings=WITH) as operator:
+            cluster.put(kinds.VLLM_MODEL, make_model())
+            await operator.until("Ready", "True")
+            assert asks_for(cluster) == SECRET.name
+            assert served(cluster) == ["qwen", "default/qwen"]
+            value = key_value(cluster)
+            assert len(value) >= 32
+            assert operator.prober.keys_used[KEY] == {value}
+            found = cluster.peek(kinds.SECRET, SECRET)
+            model = cluster.peek(kinds.VLLM_MODEL, KEY)
+            assert found is not None
+            assert model is not None
+            assert found["metadata"]["ownerReferences"][0]["uid"] == model["metadata"]["uid"]
+            assert found["metadata"]["labels"]["vllm-operator.io/engine-key"] == "true"
+            assert model["status"]["url"] == WITH.gateway_url
+            assert model["status"]["servedModelNames"] == ["qwen", "default/qwen"]
+            assert is_so(cluster, KEY, "RouteReady", "True", Reason.BY_GATEWAY)
+            assert '"model": "default/qwen"' in condition(cluster, KEY, "RouteReady")["message"]
+            assert not cluster.objects(kinds.HTTP_ROUTE)
+            await settle(cluster)
+            everything = str([obj for kind in list(cluster._objects) if kind is not kinds.SECRET
+                              for obj in cluster.objects(kind)])  # fmt: skip
+            assert value not in everything
+            return value
+
+    with caplog.at_level("INFO"):
+        value = run_virtual(main)
+    assert "made the key" in caplog.text
+    assert value not in caplog.text
+
+
+@pytest.mark.parametrize(("first", "second"), [(WITHOUT, WITH), (WITH, WITHOUT)], ids=["on", "off"])
+def test_switching_the_gateway_restarts_nothing(first: BuildSettings, second: BuildSettings) -> None:
+    async def main() -> None:
+        cluster = make_cluster()
+        World(cluster)
+        async with Operator(cluster, settings=first) as operator:
+            cluster.put(kinds.VLLM_MODEL, make_model())
+            await operator.until("Ready", "True")
+            await settle(cluster)
+        before = container(cluster)
+        async with Operator(cluster, settings=second) as operator:
+            await settle(cluster)
+            await operator.until("Ready", "True")
+            assert container(cluster) == before
+            assert len(cluster.objects(kinds.CONTROLLER_REVISION)) == 1
+            # It probes with the key that the pods have, whatever would be decided today.
+            assert operator.prober.keys_used[KEY] == ({key_value(cluster)} if first is WITH else {None})
+            status = (cluster.peek(kinds.VLLM_MODEL, KEY) or {})["status"]
+            assert status["servedModelNames"] == (["qwen", "default/qwen"] if first is WITH else ["qwen"])
+            # The next edit brings what would be decided today.
+            change_spec(cluster, engine={"maxNumSeqs": 8})
+            await eventually(lambda: container(cluster) != before, within=30)
+            await operator.until("Ready", "True")
+            assert asks_for(cluster) == (SECRET.name if second is WITH else None)
+            await settle(cluster)
+
+    run_virtual(main)
+
+
+def test_a_deleted_key_is_made_anew_and_rolls_out() -> None:
+    async def main() -> None:
+        cluster = make_cluster()
+        World(cluster)
+        async with Operator(cluster, settings=WITH) as operator:
+            cluster.put(kinds.VLLM_MODEL, make_model())
+            await operator.until("Ready", "True")
+            first, pods = key_value(cluster), {pod["metadata"]["name"] for pod in cluster.objects(kinds.POD)}
+            cluster.remove(kinds.SECRET, SECRET)
+            await eventually(lambda: cluster.peek(kinds.SECRET, SECRET) is not None, within=31)
+            await settle(cluster)
+            assert key_value(cluster) != first
+            assert not pods & {pod["metadata"]["name"] for pod in cluster.objects(kinds.POD)}
+            assert operator.prober.keys_used[KEY] == {key_value(cluster)}
+
+    run_virtual(main)
+
+
+def test_a_foreign_secret_of_that_name_is_left_alone() -> None:
+    async def main() -> None:
+        cluster = make_cluster()
+        World(cluster)
+        cluster.put(kinds.SECRET, secret(SECRET.name, other="eA=="))
+        async with Operator(cluster, settings=WITH) as operator:
+            cluster.put(kinds.VLLM_MODEL, make_model())
+            await operator.until("Accepted", "False", Reason.CHILD_CONFLICT)
+            assert "qwen-engine-key" in condition(cluster, KEY, "Accepted")["message"]
+            assert not children(cluster)
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"auth": {"apiKeySecretRef": {"name": "mine", "key": "key"}}},
+        {"engine": {"env": [{"name": "VLLM_API_KEY", "value": "public"}]}},
+        {"route": {"parentRefs": [{"name": "gateway"}]}},
+    ],
+    ids=["a key of the user's", "a variable of the user's", "a route of its own"],
+)
+def test_no_key_is_made_where_callers_need_another(spec: dict[str, Any]) -> None:
+    async def main() -> None:
+        cluster = make_cluster()
+        World(cluster)
+        cluster.put(kinds.SECRET, secret("mine", key="c2VzYW1lLW9wZW4="))
+        async with Operator(cluster, settings=WITH) as operator:
+            cluster.put(kinds.VLLM_MODEL, make_model({"model": "a/b", **spec}))
+            await operator.until("WorkloadAvailable", "True")
+            assert cluster.peek(kinds.SECRET, SECRET) is None
+            assert len(cluster.objects(kinds.HTTP_ROUTE)) == ("route" in spec)
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"route": {"weight": 1}}, "spec.route.weight"),
+        ({"route": {"balance": "session"}}, "spec.route.balance"),
+        ({"auth": {"mode": "none"}}, "spec.auth.mode"),
+        ({"auth": {"callers": []}}, "spec.auth.callers"),
+    ],
+)
+def test_fields_of_the_gateway_need_one(spec: dict[str, Any], field: str) -> None:
+    async def main() -> None:
+        cluster = make_cluster()
+        World(cluster)
+        async with Operator(cluster, settings=WITHOUT) as operator:
+            cluster.put(kinds.VLLM_MODEL, make_model({"model": "a/b", **spec}))
+            await operator.until("Accepted", "False", Reason.NEEDS_GATEWAY)
+            assert condition(cluster, KEY, "Accepted")["message"].startswith(f"{field}: ")
+        async with Operator(cluster, settings=WITH) as operator:
+            await operator.until("Ready", "True")
+
+    run_virtual(main)
+
+
+def test_who_may_ask_is_no_business_of_the_pods() -> None:
+    async def main() -> None:
+        cluster = make_cluster()
+        World(cluster)
+        async with Operator(cluster, settings=WITH) as operator:
+            cluster.put(kinds.VLLM_MODEL, make_model())
+            await operator.until("Ready", "True")
+            before = children(cluster)
+            change_spec(cluster, auth={"mode": "none", "callers": [{"namespace": "team-a"}]}, route={"weight": 3})
+            await operator.until("Ready", "True")
+            await settle(cluster)
+            assert children(cluster) == before
+
+    run_virtual(main)
