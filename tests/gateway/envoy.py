@@ -3,6 +3,8 @@
 import asyncio
 import json
 import socket
+import ssl
+import subprocess
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,7 +17,7 @@ from aiohttp import web
 from tests.cluster import tools
 from tests.cluster.progress import Progress
 from tests.cluster.settings import ENVOY_REQUIREMENT
-from vllm_operator.gateway.bootstrap import build_bootstrap
+from vllm_operator.gateway.bootstrap import Patience, build_bootstrap
 from vllm_operator.gateway.render import render
 from vllm_operator.gateway.state import Endpoint, GatewayState
 from vllm_operator.gateway.xds import XdsServer
@@ -41,6 +43,12 @@ class Pod:
     name: str
     endpoint: Endpoint
     requests: list[dict[str, Any]] = field(default_factory=list)
+    checks: int = 0
+    """Times that its /health was asked."""
+    names: frozenset[str] | None = None
+    """Models that it knows, as vLLM knows its served names; None: any."""
+    hold: asyncio.Event | None = None
+    """It answers when this is set."""
     runner: web.AppRunner | None = None
 
     async def stop(self) -> None:
@@ -50,10 +58,26 @@ class Pod:
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         if request.path == "/health":
+            self.checks += 1
             return web.Response()
         body = await request.read()
         self.requests.append({"path": request.path_qs, "headers": dict(request.headers), "body": body})
+        if self.hold is not None:
+            await self.hold.wait()
+        if "json" in request.headers.get("content-type", "").lower():
+            try:
+                asked = json.loads(body)["model"]
+            except (ValueError, KeyError, TypeError, RecursionError):
+                return _refuse(400)
+            if self.names is not None and not (isinstance(asked, str) and asked in self.names):
+                return _refuse(404)
+            return web.json_response({"served_by": self.name, "model": asked})
         return web.json_response({"served_by": self.name})
+
+
+def _refuse(status: int) -> web.Response:
+    body = {"error": {"message": "from the pod", "type": "pod", "param": None, "code": "by_the_pod"}}
+    return web.json_response(body, status=status)
 
 
 @dataclass
@@ -67,6 +91,10 @@ class Gateway:
     process: asyncio.subprocess.Process
     log: Path
     access_log: Path
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
 
     async def publish(self, state: GatewayState) -> None:
         await self.server.publish(render(state))
@@ -94,14 +122,56 @@ class Gateway:
             answer = await client.get(f"{self.admin}/stats", params={"filter": pattern, "format": "json"})
         return {each["name"]: each["value"] for each in answer.json()["stats"] if "value" in each}
 
+    async def wait_healthy(self, hosts: int) -> None:
+        """Wait until this many pods, of all models together, have answered their health checks."""
+        async with asyncio.timeout(10):
+            while sum((await self.stats(r"^cluster\.model/.*membership_healthy")).values()) != hosts:
+                await asyncio.sleep(0.05)
+
     async def configuration(self) -> str:
         """Everything that Envoy shows of its configuration."""
         async with httpx.AsyncClient() as client:
             return (await client.get(f"{self.admin}/config_dump", params={"include_eds": ""})).text
 
 
+@dataclass(frozen=True)
+class Authority:
+    """Who signs certificates."""
+
+    folder: Path
+    name: str = "authority"
+
+    @property
+    def certificate(self) -> str:
+        """Its own, as PEM."""
+        path = self.folder / f"{self.name}.crt"
+        if not path.exists():
+            _openssl("req", "-x509", *self._new(self.name), "-days", "2", "-subj", f"/CN={self.name}")
+        return path.read_text()
+
+    def server(self, *names: str) -> ssl.SSLContext:
+        """For a server that is called so (DNS:NAME or IP:ADDRESS)."""
+        assert self.certificate
+        issuer = self.folder / self.name
+        signed = ("-CA", f"{issuer}.crt", "-CAkey", f"{issuer}.key", "-days", "2")
+        named = ("-subj", "/CN=server", "-addext", f"subjectAltName={','.join(names)}")
+        _openssl("req", "-x509", *self._new("server"), *signed, *named, "-addext", "basicConstraints=critical,CA:FALSE")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.folder / "server.crt", self.folder / "server.key")
+        return context
+
+    def _new(self, name: str) -> tuple[str, ...]:
+        path = self.folder / name
+        key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+        return *key, "-keyout", f"{path}.key", "-out", f"{path}.crt"
+
+
+def _openssl(*arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True, timeout=60)
+
+
 @asynccontextmanager
-async def serve(*pods: str) -> AsyncIterator[list[Pod]]:
+async def serve(*pods: str, tls: ssl.SSLContext | None = None) -> AsyncIterator[list[Pod]]:
     """Pods of these names."""
     async with AsyncExitStack() as stack:
         made = []
@@ -113,13 +183,13 @@ async def serve(*pods: str) -> AsyncIterator[list[Pod]]:
             await runner.setup()
             pod.runner = runner
             stack.push_async_callback(pod.stop)
-            await web.TCPSite(runner, "127.0.0.1", pod.endpoint.port).start()
+            await web.TCPSite(runner, "127.0.0.1", pod.endpoint.port, ssl_context=tls).start()
             made.append(pod)
         yield made
 
 
 @asynccontextmanager
-async def gateway(folder: Path, state: GatewayState) -> AsyncIterator[Gateway]:
+async def gateway(folder: Path, state: GatewayState, patience: Patience | None = None) -> AsyncIterator[Gateway]:
     """An Envoy that has this state."""
     program = envoy_program()
     port, admin, agent = free_port(), free_port(), free_port()
@@ -138,7 +208,13 @@ async def gateway(folder: Path, state: GatewayState) -> AsyncIterator[Gateway]:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", agent).start()
     bootstrap = build_bootstrap(
-        port=port, admin_port=admin, agent_port=agent, largest_body=state.largest_body, node="test", address="127.0.0.1"
+        port=port,
+        admin_port=admin,
+        agent_port=agent,
+        largest_body=state.largest_body,
+        node="test",
+        address="127.0.0.1",
+        patience=patience or Patience(),
     )
     configuration, log, access_log = folder / "envoy.json", folder / "envoy.log", folder / "access.log"
     configuration.write_text(json.dumps(bootstrap))
@@ -171,7 +247,8 @@ async def gateway(folder: Path, state: GatewayState) -> AsyncIterator[Gateway]:
                     await asyncio.sleep(0.05)
             yield found
     finally:
-        process.terminate()
+        if process.returncode is None:
+            process.terminate()
         async with asyncio.timeout(30):
             await process.wait()
         await runner.cleanup()

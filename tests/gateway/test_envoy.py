@@ -2,16 +2,16 @@
 
 import asyncio
 import json
-import random
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.gateway.envoy import Gateway, Pod, gateway, serve
+from tests.gateway.envoy import Authority, Gateway, Pod, gateway, serve
 from tests.gateway.states import ALICE, BOB, TEAM_A, model, state
 from vllm_operator.api.names import Key
-from vllm_operator.gateway.state import ApiKey
+from vllm_operator.gateway.state import ApiKey, External
 
 pytestmark = pytest.mark.cluster  # Envoy is installed as the cluster's programs are.
 
@@ -43,10 +43,17 @@ async def test_the_model_in_the_body_decides(tmp_path: Path) -> None:
     async with serve("a", "b") as (a, b), gateway(tmp_path, usual(a, b)) as found:
         for name, pod in (("alpha", "a"), ("models/a", "a"), ("beta", "b"), ("models/b", "b")):
             assert served_by(await found.ask({"model": name}, key=ALICE.value)) == pod
+            # vLLM does not know the long name.
+            asked = json.loads((a if pod == "a" else b).requests[-1]["body"])
+            assert asked == {"model": "alpha" if pod == "a" else "beta"}
         bodies: list[tuple[Any, str]] = [
             ({"metadata": {"model": "beta"}, "model": "alpha"}, "a"),
             (b'{"model": "beta", "model": "alpha"}', "a"),
             (b'{"model": "\\u0061lpha"}', "a"),
+            (b'\xef\xbb\xbf\n{"x":{"model":"beta"},"mod\\u0065l":"alpha"}\n', "a"),
+            # What Python's parser takes, the gateway does.
+            (b'{"x":[NaN,18446744073709551615,1e999,"\\ud83d"],"model":"alpha"}', "a"),
+            (b'{"model":1,"model":"alpha"}', "a"),
             ({"model": "alpha", "messages": [{"role": "user", "content": '"model": "beta"'}]}, "a"),
         ]
         for body, pod in bodies:
@@ -70,6 +77,17 @@ async def test_what_cannot_be_answered_is_told_as_openai_does(tmp_path: Path) ->
             ({"model": "alpha"}, BOB.value, 404, "model_not_found", "You may use: `beta`, `gamma`."),
             ({"model": 'x"\n%PATH%'}, ALICE.value, 404, "model_not_found", "does not exist"),
             ({}, ALICE.value, 400, "missing_model", "names no `model`"),
+            ({"model": None}, ALICE.value, 400, "missing_model", "names no `model`"),
+            ({"model": "x" * 2000}, ALICE.value, 404, "model_not_found", "The model `(a name of 2000 bytes)` does"),
+            ({"model": "alpha\0"}, ALICE.value, 404, "model_not_found", "The model `alpha\ufffd` does not exist"),
+            ({"model": "\U0001f600é\\"}, ALICE.value, 404, "model_not_found", "The model `\U0001f600é\\` does"),
+            (b'{"model":"\\ud83d\\ude00\\n"}', ALICE.value, 404, "model_not_found", "The model `\U0001f600\n` does"),
+            (b'{"model":"\\ud83d"}', ALICE.value, 404, "model_not_found", "The model `\ufffd` does not exist"),
+            (b'{"model":"alpha\xff"}', ALICE.value, 400, "invalid_json", "no JSON"),
+            (b'{"model":"\\x61lpha"}', ALICE.value, 400, "invalid_json", "no JSON"),
+            (b'{"model":"alpha",}', ALICE.value, 400, "invalid_json", "no JSON"),
+            (b'{"model":"alpha"}{"model":"beta"}', ALICE.value, 400, "invalid_json", "no JSON"),
+            (b'[{"model":"alpha"}]', ALICE.value, 400, "invalid_json", "no JSON"),
             (b"{nope", ALICE.value, 400, "invalid_json", "no JSON"),
             ({"model": "alpha"}, None, 401, "invalid_api_key", "Authorization: Bearer"),
             ({"model": "beta"}, "wrong", 401, "invalid_api_key", "Authorization: Bearer"),
@@ -236,82 +254,275 @@ async def test_a_name_of_another_namespace_is_its_own(tmp_path: Path) -> None:
             assert Key("two", "chat") == two.key
 
 
-def hostile(rng: random.Random) -> tuple[bytes, dict[str, str]]:
-    """A body and headers that try to be taken for another model, or for nothing at all."""
-    names = [
-        *(["alpha", "beta"] * 4),
-        "models/a",
-        "models/b",
-        "gamma",
-        "",
-        "x" * 300,
-        "al\\u0070ha",
-        "alpha\\n",
-        "\\u0000",
-        "é",
-    ]
-
-    def text() -> str:
-        return f'"{rng.choice(names)}"'
-
-    def pair(depth: int) -> str:
-        key = rng.choice(['"model"', '"model"', '"mod\\u0065l"', '"Model"', '"metadata"', '"messages"', '"a"'])
-        return f"{key}{rng.choice([':', ' : '])}{value(depth)}"
-
-    def value(depth: int) -> str:
-        kind = rng.randrange(8) if depth < 4 else rng.randrange(4)
-        if kind < 3:
-            return text()
-        if kind == 3:
-            return rng.choice(["1", "null", "true", "1e999", "-", '"{\\"model\\": \\"beta\\"}"'])
-        parts = [pair(depth + 1) if kind < 7 else value(depth + 1) for _ in range(rng.randrange(4))]
-        return f"{{{','.join(parts)}}}" if kind < 7 else f"[{','.join(parts)}]"
-
-    pairs = [pair(0) for _ in range(rng.randrange(5))]
-    if rng.random() < 0.5:
-        pairs.insert(rng.randrange(len(pairs) + 1), f'"model": {text()}')
-    body = f"{{{','.join(pairs)}}}"
-    if rng.random() < 0.2:
-        cut = rng.randrange(len(body))
-        body = body[:cut] + rng.choice(["", "}", "\\", "\x00", "{", '"']) + body[cut + 1 :]
-    headers = {"content-type": rng.choice(["application/json", "application/json; charset=utf-8", "APPLICATION/JSON"])}
-    for name, values in (
-        ("x-vllm-client", ["team-a/keys/alice", "x"]),
-        ("x-vllm-keyless", ["open", "never"]),
-        ("x-model", ["alpha"]),
-        ("x-envoy-original-path", ["/metrics"]),
-        ("x-forwarded-for", ["127.0.0.1", "a, b"]),
-        ("content-type", ["text/plain", "multipart/form-data; boundary=x", "", "application/x-www-form-urlencoded"]),
-    ):
-        if rng.random() < 0.15:
-            headers[name] = rng.choice(values)
-    return body.encode(errors="replace"), headers
+FORM = (
+    b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\n%s\r\n'
+    b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n%s\r\n--x--\r\n'
+)
+FORM_TYPE = {"content-type": "multipart/form-data; boundary=x"}
 
 
-async def test_hostile_requests_get_the_right_model_or_an_error(tmp_path: Path) -> None:
-    async with serve("a", "b") as (a, b), gateway(tmp_path, usual(a, b)) as found:
-        rng = random.Random(20261121)
-        owners = {"alpha": "a", "models/a": "a", "beta": "b", "models/b": "b"}
-        served = refused = 0
-        for _ in range(1500):
-            body, headers = hostile(rng)
-            key = rng.choice([ALICE.value, BOB.value, None])
-            answer = await found.ask(body, key=key, headers=headers)
-            if answer.status_code == 200:
-                served += 1
-                # What the pod's JSON parser makes of the body is what counts: the gateway must have seen the same model in it.
-                wanted = json.loads(body)["model"]
-                assert served_by(answer) == owners[wanted], (body, headers)
-                assert owners[wanted] == "b" or key == ALICE.value, (body, headers)
-            else:
-                refused += 1
-                assert 400 <= answer.status_code < 500 or (answer.status_code == 503 and b"gamma" in answer.content), (
-                    answer.status_code,
-                    answer.text,
-                    body,
-                    headers,
+async def test_a_fallback_answers_and_gets_the_body_as_it_was(tmp_path: Path) -> None:
+    async with serve("b") as (b,):
+        waiting = model("a", served_model_names=("alpha",), waiting="Starting", fallback=Key("models", "b"))
+        stand_in = model("b", b.endpoint, served_model_names=('be"t\\a é', "beta"))
+        bodies: list[tuple[bytes, bytes]] = [
+            # Numbers that are no floats, escapes, order and space are kept; only the outermost model is another.
+            (
+                b'{"seed": 9223372036854775807, "n":123456789012345678901, "e":1e-7,"f":1.0 ,"model" :"alpha","u":"\xc3\xa9\\u00e9\\ud83d'
+                b'\\ude00\\"","l":[{"model":"alpha"},"]}",{}],"z":-0.0}',
+                b'{"seed": 9223372036854775807, "n":123456789012345678901, "e":1e-7,"f":1.0 ,"model" :%s,"u":"\xc3\xa9\\u00e9\\ud83d'
+                b'\\ude00\\"","l":[{"model":"alpha"},"]}",{}],"z":-0.0}',
+            ),
+            (b' {"model":"\\u0061lpha"}\n', b' {"model":%s}\n'),
+            (b'{"mod\\u0065l":"alpha"}', b'{"mod\\u0065l":%s}'),
+            (b'{"model":1,"x":{},"model":"alpha","y":[]}', b'{"model":%s,"x":{},"model":%s,"y":[]}'),
+            (b'{"metadata":{"model":"alpha"},"model":"models/a"}', b'{"metadata":{"model":"alpha"},"model":%s}'),
+            (
+                b'{"x":"' + b"x\\n" * 1_700_000 + b'","model":"alpha"}',
+                b'{"x":"' + b"x\\n" * 1_700_000 + b'","model":%s}',
+            ),
+        ]
+        new = '"be\\u0022t\\u005ca é"'.encode()
+        async with gateway(tmp_path, state(waiting, stand_in)) as found:
+            for sent, wanted in bodies:
+                answer = await found.ask(sent)
+                assert (served_by(answer), answer.headers["x-vllm-fallback"]) == ("b", "models/b")
+                assert b.requests[-1]["body"] == wanted.replace(b"%s", new), sent[:300]
+                assert json.loads(b.requests[-1]["body"])["model"] == 'be"t\\a é'
+            for size in (10, 3_000_000):
+                answer = await found.ask(
+                    FORM % (b"alpha", b"x" * size), path="/v1/audio/transcriptions", headers=FORM_TYPE
                 )
-        assert served > 100
-        assert refused > 100
-        assert found.process.returncode is None
-        assert all(ALICE.value not in str(each["headers"]) for each in (*a.requests, *b.requests))
+                assert served_by(answer) == "b"
+                assert b.requests[-1]["body"] == FORM % ('be"t\\a é'.encode(), b"x" * size)
+
+            # The length is that of the new body, also where the caller has told none.
+            async def in_pieces() -> AsyncIterator[bytes]:
+                yield b'{"mod'
+                yield b'el":"alpha"}'
+
+            kind = {"content-type": "application/json"}
+            assert served_by(await found.client.post("/v1/completions", content=in_pieces(), headers=kind)) == "b"
+            assert b.requests[-1]["body"] == b'{"model":' + new + b"}"
+            assert {"Transfer-Encoding", "Content-Length"} & set(b.requests[-1]["headers"]) == {"Content-Length"}
+            # Those who ask for it itself get it as ever.
+            answer = await found.ask({"model": "beta"})
+            assert (served_by(answer), "x-vllm-fallback" in answer.headers) == ("b", False)
+            assert json.loads(b.requests[-1]["body"]) == {"model": "beta"}
+            await found.publish(state(waiting))
+            assert (await found.ask({"model": "alpha"})).status_code == 503
+
+
+async def test_a_server_outside_is_asked_as_it_wants_to_be(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    outside = External(
+        host="models.example.com",
+        path_prefix="/openai/",
+        ca=authority.certificate,
+        model_names={"alpha": "vendor/alpha-large"},
+    )
+    tls = authority.server("DNS:models.example.com")
+    async with serve("far", tls=tls) as (far,), serve("b") as (b,):
+        wanted = state(
+            model(
+                "a",
+                far.endpoint,
+                served_model_names=("alpha", "as-it-is"),
+                callers=frozenset({TEAM_A}),
+                upstream_key=UPSTREAM,
+                external=outside,
+            ),
+            model("b", b.endpoint, served_model_names=("beta",)),
+        )
+        async with gateway(tmp_path, wanted) as found:
+            private = {"x-api-key": ALICE.value, "cookie": "session=1"}
+            for name, there in (
+                ("alpha", "vendor/alpha-large"),
+                ("models/a", "vendor/alpha-large"),
+                ("as-it-is", "as-it-is"),
+            ):
+                body = {"model": name, "seed": 2**63 - 1}
+                answer = await found.ask(body, key=ALICE.value, path="/v1/completions?x=%2F", headers=private)
+                assert served_by(answer) == "far"
+                assert far.requests[-1]["path"] == "/openai/v1/completions?x=%2F"
+                assert json.loads(far.requests[-1]["body"]) == {**body, "model": there}
+                told = {name.lower(): value for name, value in far.requests[-1]["headers"].items()}
+                assert (told["host"], told["authorization"]) == ("models.example.com", f"Bearer {UPSTREAM}")
+                assert not told.keys() & {"cookie", "x-api-key", "x-forwarded-for", "x-vllm-client"}
+            form = FORM % (b"alpha", b"x")
+            answer = await found.ask(form, path="/v1/audio/translations", key=ALICE.value, headers=FORM_TYPE)
+            assert served_by(answer) == "far"
+            assert far.requests[-1]["body"] == FORM % (b"vendor/alpha-large", b"x")
+            assert (await found.ask({"model": "alpha"}, key=BOB.value)).status_code == 404
+            assert served_by(await found.ask({"model": "beta"}, key=ALICE.value)) == "b"
+            assert "authorization" not in {name.lower() for name in b.requests[-1]["headers"]}
+            seen = str([each["headers"] for each in (*far.requests, *b.requests)])
+            assert ALICE.value not in seen
+            await asyncio.to_thread(_wait_for_lines, found.access_log, 6)
+            lines = [json.loads(line) for line in found.access_log.read_text().splitlines()]
+            assert "/v1/completions" in {line["path"] for line in lines if line["model"] == "models/a"}
+
+
+async def test_a_server_outside_must_be_who_it_says(tmp_path: Path) -> None:
+    authority, other = Authority(tmp_path), Authority(tmp_path, "another")
+    tls = authority.server("DNS:*.example.com", "IP:127.0.0.1")
+    async with serve("far", tls=tls) as (far,):
+
+        def asked(host: str, ca: str | None = authority.certificate) -> Any:
+            outside = External(host=host, ca=ca)
+            return state(model("a", far.endpoint, external=outside, upstream_key=UPSTREAM), keys=())
+
+        async with gateway(tmp_path, asked("models.example.com")) as found:
+            assert served_by(await found.ask({"model": "a"})) == "far"
+            await found.publish(asked("127.0.0.1"))
+            assert served_by(await found.ask({"model": "a"})) == "far"
+            reached = len(far.requests)
+            # Each with another host than the one before: publishing waits for clusters only where routes change.
+            for host, ca in (
+                ("models.example.com", other.certificate),
+                ("models.example.org", authority.certificate),
+                ("models.example.com", None),
+                ("deep.models.example.com", authority.certificate),
+                ("127.0.0.2", authority.certificate),
+            ):
+                await found.publish(asked(host, ca))
+                answer = await found.ask({"model": "a"})
+                assert (answer.status_code, error(answer)["code"]) == (503, "model_not_ready"), (host, ca)
+                assert answer.headers["retry-after"] == "5"
+            assert len(far.requests) == reached
+            await found.publish(asked("models.example.com"))
+            assert served_by(await found.ask({"model": "a"})) == "far"
+
+
+async def test_servers_outside_without_tls_and_beside_pods(tmp_path: Path) -> None:
+    async with serve("far", "near") as (far, near):
+        outside = External(
+            host="models.internal", port=8000, tls=False, path_prefix="/x", model_names={"chat": "large"}
+        )
+        models = [
+            model("a", far.endpoint, served_model_names=("chat",), created="1", weight=1, external=outside),
+            model("b", near.endpoint, served_model_names=("chat",), created="2", weight=1),
+            model("c", served_model_names=("gamma",), waiting="Starting", fallback=Key("models", "a")),
+        ]
+        async with gateway(tmp_path, state(*models)) as found:
+            answers = [served_by(await found.ask({"model": "chat"})) for _ in range(40)]
+            assert set(answers) == {"far", "near"}
+            assert {each["headers"]["Host"] for each in far.requests} == {"models.internal:8000"}
+            assert {each["path"] for each in far.requests} == {"/x/v1/chat/completions"}
+            assert {json.loads(each["body"])["model"] for each in far.requests} == {"large"}
+            assert {each["path"] for each in near.requests} == {"/v1/chat/completions"}
+            assert {json.loads(each["body"])["model"] for each in near.requests} == {"chat"}
+            answer = await found.ask({"model": "gamma"})
+            assert (served_by(answer), answer.headers["x-vllm-fallback"]) == ("far", "models/a")
+            assert json.loads(far.requests[-1]["body"])["model"] == "large"
+            assert far.requests[-1]["path"] == "/x/v1/chat/completions"
+            assert far.checks == 0 < near.checks
+
+
+async def test_pods_are_chosen_by_who_asks_and_what(tmp_path: Path) -> None:
+    async with serve("a", "b", "c") as pods:
+        endpoints = [pod.endpoint for pod in pods]
+        balances = ("session", "user", "prefix")
+        keys = tuple(ApiKey(TEAM_A, f"user-{number}", f"sk-user-{number}") for number in range(12))
+        wanted = state(*(model(balance, *endpoints, balance=balance) for balance in balances), keys=keys)
+        text = "é" * 400
+
+        async def ask(balance: str, number: int, round_: int) -> str:
+            messages = [{"role": "user", "content": f"{number} {text}"}, {"role": "user", "content": str(round_)}]
+            body = {"seed": round_, "messages": messages, "model": balance}
+            answer = await found.ask(body, key=keys[number].value, headers={"x-session-id": f"session {number}"})
+            return served_by(answer)
+
+        async with gateway(tmp_path, wanted) as found:
+            await found.wait_healthy(len(balances) * len(pods))
+            for balance in balances:
+                chosen = [await ask(balance, number, 0) for number in range(len(keys))]
+                assert len(set(chosen)) > 1, balance
+                for round_ in range(1, 4):
+                    assert [await ask(balance, number, round_) for number in range(len(keys))] == chosen, balance
+            # What has no prompt, or none that is JSON, is answered all the same.
+            for body in (
+                b'{"model": "prefix"}',
+                b'{"model": "prefix", "prompt": 1}',
+                b'{"model":"prefix","input":"\\u00e9"}',
+            ):
+                assert (await found.ask(body, key=keys[0].value)).status_code == 200
+            answer = await found.ask(FORM % (b"prefix", b"x"), key=keys[0].value, headers=FORM_TYPE)
+            assert answer.status_code == 200
+            told = {name.lower() for pod in pods for each in pod.requests for name in each["headers"]}
+            assert not {name for name in told if name.startswith("x-vllm")}
+
+
+async def test_no_pod_has_much_more_than_its_share_of_one_prompt(tmp_path: Path) -> None:
+    async with serve("a", "b", "c") as pods:
+        wanted = state(model("chat", *(pod.endpoint for pod in pods), balance="prefix"), keys=())
+        async with gateway(tmp_path, wanted) as found:
+            await found.wait_healthy(len(pods))
+            for pod in pods:
+                pod.hold = asyncio.Event()
+            asked = []
+            for number in range(1, 31):
+                asked.append(asyncio.create_task(found.ask({"model": "chat", "prompt": "x" * 600})))
+                # One by one: a request counts from when its pod has it.
+                async with asyncio.timeout(10):
+                    while sum(len(pod.requests) for pod in pods) < number:
+                        await asyncio.sleep(0.002)
+            counts = sorted(len(pod.requests) for pod in pods)
+            for pod in pods:
+                assert pod.hold is not None
+                pod.hold.set()
+            assert [answer.status_code for answer in await asyncio.gather(*asked)] == [200] * len(asked)
+            # One and a half times the average, and one more.
+            assert counts[-1] <= 16, counts
+            assert counts[-1] > counts[0], counts
+
+
+async def test_a_key_that_is_used_too_often(tmp_path: Path) -> None:
+    demo = ApiKey(TEAM_A, "demo", "sk-demo", requests_per_minute=3)
+    slow = ApiKey(TEAM_A, "slow", "sk-slow", requests_per_minute=1)
+    async with serve("a") as (a,):
+        wanted = state(model("a", a.endpoint, served_model_names=("alpha",)), keys=(ALICE, demo, slow))
+        async with gateway(tmp_path, wanted) as found:
+
+            async def ask(key: ApiKey | None) -> Any:
+                return await found.ask({"model": "alpha"}, key=key.value if key else None)
+
+            # What asks no model is not counted.
+            for _ in range(5):
+                assert (await found.get("/v1/models", key=demo.value)).status_code == 200
+                assert (await found.ask({}, key=demo.value, path="/metrics")).status_code == 404
+            answers = [await ask(demo) for _ in range(4)]
+            assert [each.status_code for each in answers] == [200, 200, 200, 429]
+            refused = answers[-1]
+            assert (error(refused)["type"], error(refused)["code"]) == ("requests", "rate_limit_exceeded")
+            assert 1 <= int(refused.headers["retry-after"]) <= 60
+            assert refused.headers["x-ratelimit-limit"] == "3"
+            # Others are not bound by it, each key is counted by itself, and no body is waited for.
+            assert [(await ask(key)).status_code for key in (ALICE, None, slow, slow)] == [200, 200, 200, 429]
+            assert len(a.requests) == 6
+            # Other news about models change nothing of the counts.
+            await found.publish(state(*wanted.models, model("b", waiting="Starting"), keys=wanted.keys))
+            async with asyncio.timeout(10):
+                while (await found.ask({"model": "b"}, key=ALICE.value)).status_code != 503:
+                    await asyncio.sleep(0.05)
+            assert (await ask(demo)).status_code == 429
+
+
+def peak_memory(found: Gateway) -> int:
+    """Bytes that Envoy has had at most."""
+    status = Path(f"/proc/{found.process.pid}/status").read_text()
+    (peak,) = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")]
+    return peak * 1024
+
+
+async def test_a_body_costs_no_more_memory_than_a_few_times_its_size(tmp_path: Path) -> None:
+    """Short numbers are the worst: as objects of a parser they would be a hundred times as large."""
+    async with serve("b") as (b,):
+        waiting = model("a", served_model_names=("alpha",), waiting="Starting", fallback=Key("models", "b"))
+        stand_in = model("b", b.endpoint, served_model_names=("beta",), balance="prefix")
+        async with gateway(tmp_path, state(waiting, stand_in)) as found:
+            size = 30_000_000
+            for filling in (b'{"x":[' + b"1," * (size // 2) + b"1]", b"{" + b'"a":1,' * (size // 6) + b'"a":1'):
+                for name in (b"beta", b"alpha"):
+                    assert served_by(await found.ask(filling + b',"model":"' + name + b'"}')) == "b"
+            assert peak_memory(found) < 30 * size

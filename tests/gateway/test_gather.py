@@ -41,9 +41,17 @@ def slice_of(name: str = "qwen", *addresses: str, namespace: str = "models", **c
     }
 
 
-def secret(name: str = "keys", *, namespace: str = "models", labels: Object | None = None, **data: str) -> Object:
+def secret(
+    name: str = "keys",
+    *,
+    namespace: str = "models",
+    labels: Object | None = None,
+    limit: str | None = None,
+    **data: str,
+) -> Object:
+    annotations = {} if limit is None else {"vllm-operator.io/requests-per-minute": limit}
     return {
-        "metadata": {"name": name, "namespace": namespace, "labels": labels or {}},
+        "metadata": {"name": name, "namespace": namespace, "labels": labels or {}, "annotations": annotations},
         "data": {each: base64.b64encode(value.encode()).decode() for each, value in data.items()},
     }
 
@@ -182,6 +190,21 @@ def test_what_cannot_be_a_key_hides_no_other(data: dict[str, str], problem: str)
     assert not any(value in said for value in data.values() if len(value) > 3)
 
 
+def test_limits() -> None:
+    found = read(
+        secrets=(secret("a", limit="60", k=KEY), secret("b", k=f"{KEY}-b"), secret("c", limit="0", k=f"{KEY}-c"))
+    )
+    assert [each.requests_per_minute for each in found.state.keys] == [60, None, None]
+    (said,) = found.problems
+    assert said == (
+        "Secret models/c: vllm-operator.io/requests-per-minute is '0'; write a whole number from 1 to 1000000"
+    )
+
+
+def test_fallback() -> None:
+    assert one(model(route={"fallback": "other"})).fallback == Key("models", "other")
+
+
 def test_what_is_no_base64_or_no_text() -> None:
     broken = {**secret("keys"), "data": {"bad": "***", "worse": base64.b64encode(b"\xff" * 20).decode()}}
     found = read(secrets=(broken,))
@@ -224,12 +247,16 @@ def test_every_field_of_the_gateway_changes_what_envoy_is_told(field: Field) -> 
 
     def told(spec: Object) -> object:
         own = model(served_model_names=["chat"], **{name: value for name, value in spec.items() if name != "model"})
-        # Another one of the same name, that weights share requests with.
+        # Another one of the same name, that weights share requests with; and what each fallback may be.
         other = model("other", route={"weight": 5})
         for each in (own, other):
             each["spec"]["servedModelNames"] = ["chat"]
-        slices = (slice_of("qwen", "10.0.0.1"), slice_of("other", "10.0.0.2"))
-        return render(read(own, other, slices=slices, secrets=tuple(secrets)).state).by_type
+        fallbacks = {each["route"]["fallback"] for each in specs if "fallback" in each.get("route", {})}
+        # While it does not serve itself, its fallback matters.
+        serving = {"other", *fallbacks} if fallbacks else {"other", "qwen"}
+        slices = tuple(slice_of(name, f"10.0.0.{number}") for number, name in enumerate(sorted(serving), 1))
+        models = (own, other, *(model(name, auth={"mode": "none"}) for name in sorted(fallbacks)))
+        return render(read(*models, slices=slices, secrets=tuple(secrets)).state).by_type
 
     first, second = map(told, specs)
     assert first != second, f"{field.path} has no effect"

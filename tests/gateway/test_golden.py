@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from tests.gateway.envoy import envoy_program
-from tests.gateway.states import ALICE, BOB, TEAM_A, TEAM_B, model, state
+from tests.gateway.states import ALICE, AUTHORITY, BOB, TEAM_A, TEAM_B, model, state
+from vllm_operator.api.names import Key
 from vllm_operator.gateway.bootstrap import build_bootstrap, build_filters
 from vllm_operator.gateway.render import (
-    AUTHENTICATION,
     CLUSTER,
     ENDPOINTS,
     EXTENSION,
@@ -24,7 +24,7 @@ from vllm_operator.gateway.render import (
     Resources,
     render,
 )
-from vllm_operator.gateway.state import Endpoint, GatewayState
+from vllm_operator.gateway.state import ApiKey, Endpoint, External, GatewayState
 
 FOLDER = Path(__file__).parent / "golden"
 POD, OTHER = Endpoint("10.0.0.1", 8000), Endpoint("10.0.0.2", 8000)
@@ -41,7 +41,38 @@ STATES: dict[str, GatewayState] = {
         model("new", OTHER, served_model_names=("chat",), created="2", weight=1),
     ),
     "sticky": state(
-        model("by-session", POD, OTHER, balance="session"), model("by-user", POD, OTHER, balance="user"), keys=(BOB,)
+        *(model(f"by-{kind}", POD, OTHER, balance=kind) for kind in ("session", "user", "prefix")), keys=(BOB,)
+    ),
+    "fallback": state(
+        model("large", waiting="Starting", fallback=Key("models", "small"), callers=frozenset({TEAM_A})),
+        model("small", POD, served_model_names=("small", "tiny")),
+    ),
+    "external": state(
+        model(
+            "gpt",
+            Endpoint("192.0.2.1", 443),
+            Endpoint("2001:db8::1", 443),
+            served_model_names=("gpt", "gpt-small"),
+            external=External(
+                host="api.example.com", path_prefix="/openai", model_names={"gpt": "gpt-large-2026-01-01"}
+            ),
+            upstream_key="sk-elsewhere",
+            callers=frozenset({TEAM_A}),
+        ),
+        model(
+            "own",
+            Endpoint("192.0.2.2", 8443),
+            external=External(host="192.0.2.2", port=8443, ca=AUTHORITY),
+        ),
+        model("plain", Endpoint("192.0.2.3", 80), external=External(host="plain.example.com", port=80, tls=False)),
+    ),
+    "limits": state(
+        model("qwen", POD, callers=frozenset({TEAM_A})),
+        keys=(
+            ALICE,
+            ApiKey(TEAM_A, "batch", "sk-batch", requests_per_minute=600),
+            ApiKey(TEAM_A, "demo", "sk-demo", requests_per_minute=3),
+        ),
     ),
     "two-of-one-name": state(
         model("chat", POD, namespace="one", created="1"), model("chat", OTHER, namespace="two", created="2"), keys=()
@@ -73,7 +104,7 @@ def as_one_file(resources: Resources) -> dict[str, Any]:
     del manager["rds"]
     (manager["route_config"],) = (dict(each) for each in found[ROUTES].values())
     manager["http_filters"] = build_filters(
-        largest_body=64 * 1024**2, authentication=found[EXTENSION][AUTHENTICATION]["typed_config"]
+        largest_body=64 * 1024**2, told={name: each["typed_config"] for name, each in found[EXTENSION].items()}
     )
     for name, each in found[CLUSTER].items():
         cluster = json.loads(json.dumps(each))

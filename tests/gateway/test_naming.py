@@ -41,6 +41,20 @@ def test_weights_share_a_name() -> None:
     assert shares(decide_names([first, model("x", served_model_names=("chat",), created="0")]), "chat") == {"x": 1}
 
 
+def test_no_share_is_drawn_from_another_namespace_or_past_a_key() -> None:
+    """Whoever may make models elsewhere must not see these callers' prompts, nor these callers what is not theirs."""
+    a, b = Key("team-a", "keys"), Key("team-b", "keys")
+    own = model("own", served_model_names=("chat",), created="1", weight=1, callers=frozenset({a}))
+    thief = model("thief", namespace="evil", served_model_names=("chat",), created="2", weight=1000)
+    narrow = model("narrow", served_model_names=("chat",), created="2", weight=1, callers=frozenset({b}))
+    wide = model("wide", served_model_names=("chat",), created="2", weight=1, callers=frozenset({a, b}))
+    names = decide_names([own, thief, narrow, wide])
+    assert shares(names, "chat") == {"own": 1, "wide": 1}
+    assert names.taken == {thief.key: {"chat": own.key}, narrow.key: {"chat": own.key}}
+    everybody = model("own", served_model_names=("chat",), created="1", weight=1)
+    assert shares(decide_names([everybody, narrow]), "chat") == {"own": 1}
+
+
 def test_no_share_at_all_is_equal_shares() -> None:
     pair = [model(name, served_model_names=("chat",), weight=0) for name in ("a", "b")]
     assert shares(decide_names(pair), "chat") == {"a": 1, "b": 1}

@@ -1,5 +1,6 @@
 """What Envoy is told."""
 
+import itertools
 import json
 import random
 from typing import Any
@@ -9,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.gateway.states import ALICE, BOB, TEAM_A, TEAM_B, model, state
+from vllm_operator.api.names import Key
 from vllm_operator.gateway.render import CLUSTER, ENDPOINTS, EXTENSION, ROUTES, SECRET, describe, render
-from vllm_operator.gateway.state import Endpoint
+from vllm_operator.gateway.state import ApiKey, Endpoint, External
 
 POD, OTHER = Endpoint("10.0.0.1", 8000), Endpoint("10.0.0.2", 8000)
 
@@ -54,6 +56,53 @@ def test_what_is_no_address_is_refused(endpoint: Endpoint) -> None:
         render(state(model("qwen", endpoint)))
 
 
+@pytest.mark.parametrize(
+    "external",
+    [
+        External(host="a b"),
+        External(host="a\r\nx: y"),
+        External(host="a\n"),
+        External(host="user@example.com"),
+        External(host="example.com:80"),
+        External(host="-a"),
+        External(host=""),
+        External(host="a", port=0),
+        External(host="a", path_prefix="v1"),
+        External(host="a", path_prefix="/a b"),
+        External(host="a", path_prefix="/a?b="),
+        External(host="a", path_prefix="/a\n"),
+    ],
+)
+def test_what_is_no_server_is_refused(external: External) -> None:
+    with pytest.raises(ValueError, match=r"is no (server|beginning of a path)"):
+        render(state(model("gpt", POD, external=external)))
+
+
+def test_servers_outside() -> None:
+    def cluster(**fields: Any) -> dict[str, Any]:
+        found = render(state(model("gpt", POD, external=External(**fields))))
+        return dict(found.by_type[CLUSTER]["model/models/gpt"])
+
+    def host(**fields: Any) -> str:
+        return str(routes(model("gpt", POD, external=External(**fields)))["ask/gpt"]["route"]["host_rewrite_literal"])
+
+    assert "health_checks" not in cluster(host="a")
+    assert "transport_socket" not in cluster(host="a", tls=False)
+    assert cluster(host="a.example.com")["transport_socket"]["typed_config"]["sni"] == "a.example.com"
+    assert "sni" not in cluster(host="2001:db8::1")["transport_socket"]["typed_config"]
+    assert host(host="a") == host(host="a", port=80, tls=False) == "a"
+    assert host(host="a", port=80) == "a:80"
+    assert host(host="2001:db8::1", port=8443) == "[2001:db8::1]:8443"
+    # Both are values: a state can be compared with the one before.
+    assert External(host="a", model_names={"x": "y"}) == External(host="a", model_names={"x": "y"})
+    assert hash(model("gpt", external=External(host="a", model_names={"x": "y"})))
+
+
+def test_a_limit_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="team-a/keys/demo: 0 requests per minute are no limit"):
+        render(state(keys=(ApiKey(TEAM_A, "demo", "sk-demo", requests_per_minute=0),)))
+
+
 def test_waiting_is_told() -> None:
     found = routes(model("qwen", waiting="Starting: 40 % of 1 pod", retry_after=30))
     answer = found["ask/models/qwen"]
@@ -61,6 +110,17 @@ def test_waiting_is_told() -> None:
     # Percent signs are Envoy's commands.
     assert message(answer) == "The model `%DYNAMIC_METADATA(vllm:model)%` does not answer now: Starting: 40 %% of 1 pod"
     assert answer["response_headers_to_add"][0]["header"] == {"key": "retry-after", "value": "30"}
+
+
+def test_names_that_vllm_does_not_know_are_replaced() -> None:
+    def renamed(*names: str) -> Any:
+        answer = routes(model("qwen", POD, served_model_names=names))
+        (route,) = [each for each in answer.values() if "route" in each]
+        return route.get("typed_per_filter_config", {}).get("rewrite", {}).get("filter_context")
+
+    assert renamed("chat", "qwen") == {"names": {"models/qwen": "chat"}}
+    assert renamed("chat", "models/qwen") is None
+    assert renamed() is None
 
 
 def test_weights() -> None:
@@ -76,6 +136,70 @@ def test_weights() -> None:
     # Nobody is sent to a model that does not serve.
     waiting = [pair[0], model("new", served_model_names=("chat",), created="1", weight=1, waiting="Starting")]
     assert not [route for route in routes(*waiting).values() if "weighted_clusters" in route.get("route", {})]
+
+
+def test_shares_of_those_that_serve_are_never_nothing() -> None:
+    """Envoy takes no routes at all where shares add up to 0, and the one that has all of it may be away."""
+    found = routes(
+        *(
+            model(name, POD, served_model_names=("chat",), created=name, weight=weight, waiting=waiting)
+            for name, weight, waiting in (("1", 100, "Starting"), ("2", 0, None), ("3", 0, None))
+        )
+    )
+    (shared,) = [route for route in found.values() if "weighted_clusters" in route.get("route", {})]
+    assert [each["weight"] for each in shared["route"]["weighted_clusters"]["clusters"]] == [1, 1]
+
+
+A_AND_B, ONLY_A, NOBODY = frozenset({TEAM_A, TEAM_B}), frozenset({TEAM_A}), frozenset[Key]()
+
+
+@pytest.mark.parametrize(
+    ("callers", "callers_of_fallback", "used"),
+    [
+        (None, None, True),
+        (ONLY_A, None, True),
+        (ONLY_A, ONLY_A, True),
+        (ONLY_A, A_AND_B, True),
+        (NOBODY, ONLY_A, True),
+        (None, A_AND_B, False),
+        (A_AND_B, ONLY_A, False),
+        (ONLY_A, NOBODY, False),
+    ],
+)
+def test_a_fallback_opens_nothing(
+    callers: frozenset[Key] | None, callers_of_fallback: frozenset[Key] | None, used: bool
+) -> None:
+    found = routes(
+        model("a", waiting="Starting", fallback=Key("models", "b"), callers=callers),
+        model("b", POD, callers=callers_of_fallback),
+    )
+    answer = found["ask/a"]
+    assert ("route" in answer) == used
+    if used:
+        assert answer["route"]["cluster"] == "model/models/b"
+        assert answer["metadata"]["filter_metadata"]["vllm"] == {"model": "models/a", "fallback": "models/b"}
+
+
+def chain(*names: str, **fields: Any) -> list[Any]:
+    """Models that wait, each with the next as its fallback."""
+    return [
+        model(name, waiting="Starting", fallback=Key("models", following), **fields)
+        for name, following in itertools.pairwise(names)
+    ]
+
+
+def test_fallbacks_of_fallbacks() -> None:
+    def cluster(*models: Any) -> str | None:
+        found: str | None = routes(*models)["ask/a"].get("route", {}).get("cluster")
+        return found
+
+    assert cluster(*chain("a", "b", "c", "d"), model("d", POD)) == "model/models/d"
+    assert cluster(*chain("a", "b", "c", "d", "e"), model("e", POD)) is None
+    assert cluster(*chain("a", "b", "a")) is None
+    assert cluster(*chain("a", "a")) is None
+    assert cluster(*chain("a", "not-there")) is None
+    # A model that serves answers itself.
+    assert cluster(model("a", POD, fallback=Key("models", "b")), model("b", OTHER)) == "model/models/a"
 
 
 def test_who_is_told_of_what() -> None:

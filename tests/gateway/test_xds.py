@@ -124,6 +124,39 @@ async def test_no_route_leads_to_a_cluster_that_is_not_there(server: xds.XdsServ
             assert set(what) <= there, envoy.told
 
 
+async def test_what_envoy_is_about_to_leave_is_not_what_it_has(
+    server: xds.XdsServer, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that goes and comes back at once: Envoy said that it had it, and is taking the answer without it."""
+    monkeypatch.setattr(xds, "TAKEN_WITHIN", 5.0)
+    a, b = model("a", POD), model("b", POD)
+    both = render(state(a, b))
+    publishing = asyncio.create_task(server.publish(both))
+    _, clusters = await ask(client, "clusters")
+    held = asyncio.create_task(ask(client, "clusters", has=clusters["version_info"]))
+    asking = []
+    for name in names(clusters):
+        _, found = await ask(client, "endpoints", name)
+        asking.append(asyncio.create_task(ask(client, "endpoints", name, has=found["version_info"])))
+    await publishing
+    publishing = asyncio.create_task(server.publish(render(state(a))))
+    _, routes = await ask(client, "routes", "models")
+    for _ in range(3):
+        _, newer = await ask(client, "routes", "models", has=routes["version_info"])
+        routes = newer or routes
+    _, without = await held
+    assert names(without) == ["model/models/a"]
+    await publishing
+    # A question about what is gone, from before Envoy knows it.
+    asking.append(asyncio.create_task(ask(client, "endpoints", "model/models/b", has=found["version_info"])))
+    await asyncio.sleep(0.1)
+    again = asyncio.create_task(server.publish(both))
+    done, _ = await asyncio.wait([again], timeout=0.5)
+    assert not done, "the routes are told before Envoy has said what has become of its clusters"
+    for task in (again, *asking):
+        task.cancel()
+
+
 async def test_a_refusal_is_noted_and_asked_again_slowly(server: xds.XdsServer, client: Client) -> None:
     await server.publish(render(state(model("a", POD))))
     _, first = await ask(client, "routes", "models")

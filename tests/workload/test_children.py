@@ -176,8 +176,6 @@ def test_controller_revision() -> None:
     ("spec", "field"),
     [
         ({"autoscaling": {"maxReplicas": 2}}, "spec.autoscaling"),
-        ({"route": {"balance": "prefix"}}, "spec.route.balance"),
-        ({"route": {"fallback": "x"}}, "spec.route.fallback"),
         ({"route": {"clampMaxTokens": False}}, "spec.route.clampMaxTokens"),
         ({"route": {"dropUnsupportedTools": True}}, "spec.route.dropUnsupportedTools"),
         ({"adapters": [{"name": "a", "source": "b/c"}]}, "spec.adapters"),

@@ -816,14 +816,15 @@ class Route(Model):
     timeouts: RouteTimeouts | None = None
     """Timeouts of the route."""
     weight: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
-    """Share of the requests among models of one served name, e.g. 9 and 1; without it the oldest has the name alone. Needs the
-    gateway."""
+    """Share of the requests among models of one served name in one namespace, e.g. 9 and 1; without it the oldest has the name
+    alone. Needs the gateway."""
     balance: Literal["leastRequest", "session", "user", "prefix"] | None = None
     """How the gateway spreads requests over replicas. leastRequest (default): to the one with the fewest. session: those with the
-    same x-session-id header to the same one. user: those with the same `user` to the same one. Needs the gateway; prefix is
-    not implemented yet."""
+    same x-session-id header to the same one. user: those with the same key. prefix: those whose prompts begin alike, so that
+    its prefix cache serves them. Needs the gateway."""
     fallback: ObjectName | None = None
-    """Model that answers when this one does not serve. Not implemented yet."""
+    """Model of the same namespace that answers while this one does not serve, for callers that may use it too; the header
+    x-vllm-fallback says so. Needs the gateway."""
     clamp_max_tokens: bool | None = None
     """Keep max_tokens within what the context leaves. Not implemented yet."""
     drop_unsupported_tools: bool | None = None

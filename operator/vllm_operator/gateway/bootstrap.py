@@ -1,82 +1,61 @@
 """What Envoy is started with: its listener, and where the rest is asked for. Pure."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from vllm_operator.gateway.render import (
-    ASKING,
     AUTHENTICATION,
-    CLIENT_HEADER,
-    KEYLESS_HEADER,
-    NAMESPACE,
-    NO_JSON,
-    NO_MODEL,
-    PATHS,
+    LIMITS,
+    REWRITE_FILTER,
     ROUTE_CONFIGURATION,
     error_body,
     xds_source,
 )
+from vllm_operator.gateway.scripts import (
+    CLIENT,
+    KEYLESS,
+    MODEL,
+    NAMESPACE,
+    PROMPT,
+    REWRITE,
+)
 
 JSONObject = dict[str, Any]
 
+OWN_HEADERS = ("x-vllm-", "x-envoy-")
+"""How headers begin that are the gateway's and Envoy's own: with some of Envoy's, callers would choose retries and time limits."""
 READY_PATH = "/-/ready"
 """Answers 200 when Envoy has all that it asks for, until it is told to leave."""
 
 _FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
 _HTTP_MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
-# A request without a key is marked, for the next filter: with a key that is wrong it is refused even where none is needed.
-_PATHS = ", ".join(f'["{path}"] = true' for path in PATHS)
-SCRIPT = f"""
-local paths = {{{_PATHS}}}
-function envoy_on_request(handle)
-  local headers = handle:headers()
-  local path = headers:get(":path"):match("^[^?#]*")
-  if paths[path] then
-    handle:streamInfo():dynamicMetadata():set("{NAMESPACE}", "path", "{ASKING}")
-  end
-  if headers:get("authorization") == nil and headers:get("x-api-key") == nil then
-    headers:replace("{KEYLESS_HEADER}", "open")
-  end
-end
-"""
 
-# Looks for nothing but the part named `model` of a form, in its first and last 64 KiB; JSON is left to a parser.
-FORM_SCRIPT = f"""
-function envoy_on_request(handle)
-  local client = handle:headers():get("{CLIENT_HEADER}")
-  if client ~= nil then
-    handle:streamInfo():dynamicMetadata():set("{NAMESPACE}", "client", client)
-  end
-  local kind = handle:headers():get("content-type") or ""
-  if not kind:lower():find("multipart/form-data", 1, true) then
-    handle:clearRouteCache()
-    return
-  end
-  local body = handle:body(true)
-  if body == nil then return end
-  local length, window = body:length(), 65536
-  local pattern = '[nN]ame="model"[^\\r\\n]*\\r\\n\\r\\n([^\\r\\n]*)\\r\\n'
-  local model = body:getBytes(0, math.min(length, window)):match(pattern)
-  if model == nil and length > window then
-    model = body:getBytes(length - window, window):match(pattern)
-  end
-  if model ~= nil then
-    handle:streamInfo():dynamicMetadata():set("{NAMESPACE}", "model", model)
-  end
-  handle:clearRouteCache()
-end
-"""
+@dataclass(frozen=True)
+class Patience:
+    """Seconds that a request may take to come; its answer may take any time."""
+
+    headers: float = 10
+    whole: float = 300
 
 
 def build_bootstrap(
-    *, port: int, admin_port: int, agent_port: int, largest_body: int, node: str, address: str = "::"
+    *,
+    port: int,
+    admin_port: int,
+    agent_port: int,
+    largest_body: int,
+    node: str,
+    address: str = "::",
+    patience: Patience = Patience(),
 ) -> JSONObject:
     """Envoy's configuration file. The administration interface and the agent are on loopback."""
     return {
         "node": {"id": node, "cluster": "vllm-gateway"},
         "admin": {"address": _address("127.0.0.1", admin_port)},
         "static_resources": {
-            "listeners": [build_listener(port=port, largest_body=largest_body, address=address)],
+            "listeners": [build_listener(port=port, largest_body=largest_body, address=address, patience=patience)],
             "clusters": [
                 {
                     "name": "xds",
@@ -97,7 +76,13 @@ def build_bootstrap(
     }
 
 
-def build_listener(*, port: int, largest_body: int, address: str = "::") -> JSONObject:
+def build_listener(
+    *,
+    port: int,
+    largest_body: int,
+    address: str = "::",
+    patience: Patience = Patience(),
+) -> JSONObject:
     """The one listener: filters in the order in which a request passes them."""
     manager: JSONObject = {
         "@type": _HTTP_MANAGER,
@@ -116,8 +101,8 @@ def build_listener(*, port: int, largest_body: int, address: str = "::") -> JSON
         "server_header_transformation": "PASS_THROUGH",
         # An answer may be long in coming; a request may not.
         "stream_idle_timeout": "0s",
-        "request_headers_timeout": "10s",
-        "request_timeout": "300s",
+        "request_headers_timeout": f"{patience.headers:g}s",
+        "request_timeout": f"{patience.whole:g}s",
         "common_http_protocol_options": {
             "idle_timeout": "3600s",
             "headers_with_underscores_action": "REJECT_REQUEST",
@@ -133,14 +118,14 @@ def build_listener(*, port: int, largest_body: int, address: str = "::") -> JSON
     }
 
 
-def build_filters(*, largest_body: int, authentication: JSONObject | None = None) -> list[JSONObject]:
-    """`authentication`: in place of asking for it."""
-    source = {
-        "config_discovery": {
-            "config_source": xds_source(),
-            "type_urls": ["type.googleapis.com/envoy.extensions.common.matching.v3.ExtensionWithMatcher"],
-        }
-    }
+def build_filters(*, largest_body: int, told: Mapping[str, JSONObject] | None = None) -> list[JSONObject]:
+    """`told`: filters by their names, in place of asking for them."""
+
+    def dynamic(name: str, kind: str) -> JSONObject:
+        if told is not None:
+            return {"name": name, "typed_config": told[name]}
+        return {"name": name, "config_discovery": {"config_source": xds_source(), "type_urls": [kind]}}
+
     return [
         {
             "name": "ready",
@@ -150,28 +135,21 @@ def build_filters(*, largest_body: int, authentication: JSONObject | None = None
                 "headers": [{"name": ":path", "string_match": {"exact": READY_PATH}}],
             },
         },
-        _lua("keyless", SCRIPT),
-        {"name": AUTHENTICATION, **(source if authentication is None else {"typed_config": authentication})},
+        _lua("keyless", KEYLESS),
+        dynamic(AUTHENTICATION, "type.googleapis.com/envoy.extensions.common.matching.v3.ExtensionWithMatcher"),
+        # Before anything of the body is taken in.
+        dynamic(LIMITS, f"{_FILTERS}.local_ratelimit.v3.LocalRateLimit"),
         {
             "name": "buffer",
             "typed_config": {"@type": f"{_FILTERS}.buffer.v3.Buffer", "max_request_bytes": largest_body},
         },
-        _lua("form", FORM_SCRIPT),
+        _lua("model", MODEL),
+        _lua(REWRITE_FILTER, REWRITE),
         {
-            "name": "model",
+            "name": "hashed",
             "typed_config": {
-                "@type": f"{_FILTERS}.json_to_metadata.v3.JsonToMetadata",
-                "request_rules": {
-                    "allow_content_types_regex": {"regex": r"(?i)application/([a-z.-]+\+)?json.*"},
-                    "rules": [
-                        {
-                            "selectors": [{"key": "model"}],
-                            "on_present": {"metadata_namespace": NAMESPACE, "key": "model", "type": "STRING"},
-                            "on_missing": _otherwise(NO_MODEL),
-                            "on_error": _otherwise(NO_JSON),
-                        }
-                    ],
-                },
+                "@type": f"{_FILTERS}.set_filter_state.v3.Config",
+                "on_request_headers": [_hashed(name) for name in (CLIENT, PROMPT)],
             },
         },
         {"name": "envoy.filters.http.router", "typed_config": {"@type": f"{_FILTERS}.router.v3.Router"}},
@@ -185,13 +163,16 @@ def _lua(name: str, script: str) -> JSONObject:
     }
 
 
-def _otherwise(value: str) -> JSONObject:
-    # What the form's script has found stays: a form is no JSON.
+def _hashed(name: str) -> JSONObject:
+    """Something of a request that may choose the pod. Headers that go no further cannot: they are taken away before."""
     return {
-        "metadata_namespace": NAMESPACE,
-        "key": "model",
-        "value": value,
-        "preserve_existing_metadata_value": True,
+        "object_key": f"{NAMESPACE}.{name}",
+        "factory_key": "envoy.hashable_string",
+        "format_string": {
+            "text_format_source": {"inline_string": f"%DYNAMIC_METADATA({NAMESPACE}:{name})%"},
+            "omit_empty_values": True,
+        },
+        "skip_if_empty": True,
     }
 
 
@@ -200,7 +181,7 @@ def _strip_own_headers() -> JSONObject:
         "name": "strip",
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
-            "mutations": [{"remove": name} for name in (CLIENT_HEADER, KEYLESS_HEADER)],
+            "mutations": [{"remove_on_match": {"key_matcher": {"prefix": each}}} for each in OWN_HEADERS],
         },
     }
 
@@ -220,8 +201,9 @@ def build_access_log() -> JSONObject:
                     "status": "%RESPONSE_CODE%",
                     "flags": "%RESPONSE_FLAGS%",
                     "model": "%METADATA(ROUTE:vllm:model)%",
+                    "fallback": "%METADATA(ROUTE:vllm:fallback)%",
                     # The header itself is taken away before the request goes on.
-                    "client": f"%DYNAMIC_METADATA({NAMESPACE}:client)%",
+                    "client": f"%DYNAMIC_METADATA({NAMESPACE}:{CLIENT})%",
                     "bytes_received": "%BYTES_RECEIVED%",
                     "bytes_sent": "%BYTES_SENT%",
                     "milliseconds": "%DURATION%",
@@ -272,6 +254,13 @@ def build_local_replies(largest_body: int) -> JSONObject:
             reply(
                 status(413),
                 error_body(f"The body is larger than {megabytes:g} MiB.", kind=request, code="request_too_large"),
+            ),
+            # Envoy says itself when to ask again.
+            reply(
+                status(429),
+                error_body(
+                    "The key has been used too often within a minute.", kind="requests", code="rate_limit_exceeded"
+                ),
             ),
             reply(status(408), error_body("The request took too long to come.", kind=request, code="request_timeout")),
             reply(

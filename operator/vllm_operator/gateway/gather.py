@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_operator.api.names import ENGINE_KEY, LABEL_MODEL, PORT_NAME, Key, engine_key_secret
+from vllm_operator.api.types import GROUP
 from vllm_operator.gateway.naming import own_name
 from vllm_operator.gateway.state import ApiKey, Endpoint, GatewayModel, GatewayState
 
@@ -16,6 +17,9 @@ LONGEST_REASON = 300
 """Characters of a condition's message that callers are told."""
 SHORTEST_KEY = 16
 """Characters that a caller's key has at least: shorter ones can be guessed."""
+ANNOTATION_LIMIT = f"{GROUP}/requests-per-minute"
+"""On a Secret with keys: how many requests each of them may send to a gateway's replica in a minute."""
+MOST_REQUESTS = 1_000_000
 SERVICE_LABEL = "kubernetes.io/service-name"
 
 
@@ -90,7 +94,7 @@ def keep_secret(secret: Object) -> Object:
     """What is kept of a Secret."""
     metadata = secret["metadata"]
     return {
-        "metadata": {name: metadata.get(name) for name in ("namespace", "name", "labels")},
+        "metadata": {name: metadata.get(name) for name in ("namespace", "name", "labels", "annotations")},
         "data": secret.get("data") or {},
     }
 
@@ -139,6 +143,7 @@ def read_model(
         upstream_key=engine_keys.get(engine_key_reference(key, auth)),
         weight=route.get("weight"),
         balance=route.get("balance") or "leastRequest",
+        fallback=Key(key.namespace, route["fallback"]) if route.get("fallback") else None,
     )
 
 
@@ -186,6 +191,12 @@ def read_keys(secrets: Iterable[Object]) -> tuple[tuple[ApiKey, ...], tuple[str,
     found: dict[str, ApiKey] = {}
     problems = []
     for secret in sorted(secrets, key=_key):
+        limit = (secret["metadata"].get("annotations") or {}).get(ANNOTATION_LIMIT)
+        if limit is not None and (not limit.isdecimal() or not 0 < int(limit) <= MOST_REQUESTS):
+            problems.append(
+                f"Secret {_key(secret)}: {ANNOTATION_LIMIT} is {limit!r}; write a whole number from 1 to {MOST_REQUESTS}"
+            )
+            limit = None
         for name, text in sorted(secret["data"].items()):
             where = f"Secret {_key(secret)}, key {name}"
             value = decode(text)
@@ -197,7 +208,9 @@ def read_keys(secrets: Iterable[Object]) -> tuple[tuple[ApiKey, ...], tuple[str,
                 other = found[value]
                 problems.append(f"{where}: the same as Secret {other.secret}, key {other.name}, which keeps it")
             else:
-                found[value] = ApiKey(secret=_key(secret), name=name, value=value)
+                found[value] = ApiKey(
+                    secret=_key(secret), name=name, value=value, requests_per_minute=int(limit) if limit else None
+                )
     return tuple(found.values()), tuple(problems)
 
 

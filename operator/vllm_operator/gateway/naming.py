@@ -31,6 +31,14 @@ def own_name(key: Key) -> str:
     return f"{key.namespace}/{key.name}"
 
 
+def _may_share(first: GatewayModel, other: GatewayModel) -> bool:
+    """Whether requests for the first one's names may go to the other. Another namespace must not draw them to itself by a
+    weight, and nobody may use a model by a share of it who may not use it by its name.
+    """
+    same_callers = other.callers is None or (first.callers is not None and first.callers <= other.callers)
+    return other.weight is not None and other.key.namespace == first.key.namespace and same_callers
+
+
 def decide_names(models: Iterable[GatewayModel]) -> Names:
     """Who answers to which name.
 
@@ -50,7 +58,7 @@ def decide_names(models: Iterable[GatewayModel]) -> Names:
     owners: dict[str, tuple[Share, ...]] = {name: (Share(model, 1),) for name, model in own.items()}
     for name, candidates in wanted.items():
         first = candidates[0]
-        sharing = [each for each in candidates if each.weight is not None] if first.weight is not None else [first]
+        sharing = [each for each in candidates if _may_share(first, each)] if first.weight is not None else [first]
         # Nobody would answer if all had no share at all.
         total = sum(each.weight or 0 for each in sharing)
         owners[name] = tuple(Share(each, (each.weight or 0) if total else 1) for each in sharing)

@@ -5,6 +5,7 @@ metadata; the route is chosen by that and by who asks. No name is ever searched 
 sends decides anything.
 """
 
+import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,17 @@ from typing import Any
 
 from vllm_operator.api.names import Key, content_hash
 from vllm_operator.gateway.naming import Names, Share, decide_names, own_name
-from vllm_operator.gateway.state import ApiKey, GatewayModel, GatewayState
+from vllm_operator.gateway.scripts import (
+    ASKING,
+    CLIENT,
+    CLIENT_HEADER,
+    KEYLESS_HEADER,
+    NAMESPACE,
+    NO_JSON,
+    NO_MODEL,
+    PROMPT,
+)
+from vllm_operator.gateway.state import ApiKey, External, GatewayModel, GatewayState
 
 JSONObject = dict[str, Any]
 
@@ -26,39 +37,26 @@ CLUSTER, ENDPOINTS, ROUTES, SECRET, EXTENSION, LISTENER = (
 )
 _FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
 
-ROUTE_CONFIGURATION, AUTHENTICATION, NAMESPACE, CLIENT_HEADER = "models", "api-keys", "vllm", "x-vllm-client"
-KEYLESS_HEADER = "x-vllm-keyless"
-PATHS = (
-    *(
-        f"/v1/{each}"
-        for each in (
-            "chat/completions",
-            "completions",
-            "responses",
-            "messages",
-            "embeddings",
-            "score",
-            "rerank",
-            "pooling",
-            "classify",
-            "audio/transcriptions",
-            "audio/translations",
-        )
-    ),
-    "/v2/rerank",
-    *(f"/{each}" for each in ("tokenize", "detokenize", "score", "rerank", "pooling", "classify")),
-)
-"""What is passed on to a model; everything else of vLLM's server (metrics, adapters, sleep) stays inside."""
+ROUTE_CONFIGURATION, AUTHENTICATION, LIMITS, REWRITE_FILTER = "models", "api-keys", "limits", "rewrite"
+FALLBACK_HEADER = "x-vllm-fallback"
+"""Says in an answer which model gave it, where that is not the one that was asked."""
 ASKED = "%DYNAMIC_METADATA(vllm:model)%"
 """Envoy's word for the model that the body names."""
-ASKING = "ask"
-"""Marks requests for one of these paths: looked up once, not for each model's route."""
+KEY_HEADERS = ("authorization", "x-api-key", "api-key", "proxy-authorization")
+"""Headers in which keys are sent, to the gateway or by a mistake: no model is told any of them."""
+PRIVATE_HEADERS = ("cookie", "x-forwarded-for", "x-envoy-external-address")
+"""Headers that servers outside of the cluster are not told."""
 MOST_NAMES = 50
 """Names that an error message lists at most."""
-NO_MODEL, NO_JSON = "__none__", "__error__"
 REFRESH_DELAY = "0.1s"
 """Pause of Envoy between an answer and its next question. Shorter, it would burn a core on a thousand clusters' questions
 while the agent is away, which are asked again at once."""
+MOST_FALLBACKS = 3
+"""Steps from a model to its fallback, and from there to that one's; a circle ends there too."""
+SYSTEM_CA = "/etc/ssl/certs/ca-certificates.crt"
+"""The certificates that Envoy's image trusts."""
+_HOST = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*", re.IGNORECASE)
+_PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*/?")
 _ADDRESS = re.compile(r"[0-9a-fA-F:.]+")
 
 
@@ -80,7 +78,7 @@ def render(state: GatewayState) -> Resources:
         CLUSTER: {cluster_name(model.key): build_cluster(model) for model in models},
         ENDPOINTS: {cluster_name(model.key): build_endpoints(model) for model in models},
         SECRET: {cluster_name(model.key): build_secret(model) for model in models if model.upstream_key is not None},
-        EXTENSION: {AUTHENTICATION: build_authentication(state)},
+        EXTENSION: {AUTHENTICATION: build_authentication(state), LIMITS: build_limits(state)},
         ROUTES: {ROUTE_CONFIGURATION: build_routes(state, names)},
     }
     return Resources(by_type, names, {kind: content_hash(found) for kind, found in by_type.items()})
@@ -112,6 +110,7 @@ def xds_source() -> JSONObject:
 
 def build_cluster(model: GatewayModel) -> JSONObject:
     """A model's pods as one cluster."""
+    _check_external(model)
     most = 1_000_000
     cluster: JSONObject = {
         "@type": CLUSTER,
@@ -127,16 +126,6 @@ def build_cluster(model: GatewayModel) -> JSONObject:
                 {"max_connections": most, "max_pending_requests": most, "max_requests": most, "max_retries": 1000}
             ]
         },
-        "health_checks": [
-            {
-                "timeout": "1s",
-                "interval": "1s",
-                "no_traffic_interval": "5s",
-                "unhealthy_threshold": 2,
-                "healthy_threshold": 1,
-                "http_health_check": {"path": "/health"},
-            }
-        ],
         "outlier_detection": {
             "consecutive_5xx": 3,
             "consecutive_gateway_failure": 3,
@@ -145,6 +134,19 @@ def build_cluster(model: GatewayModel) -> JSONObject:
             "max_ejection_percent": 50,
         },
     }
+    if model.external is None:
+        cluster["health_checks"] = [
+            {
+                "timeout": "1s",
+                "interval": "1s",
+                "no_traffic_interval": "5s",
+                "unhealthy_threshold": 2,
+                "healthy_threshold": 1,
+                "http_health_check": {"path": "/health"},
+            }
+        ]
+    elif model.external.tls:
+        cluster["transport_socket"] = _tls(model.external)
     if model.balance != "leastRequest":
         cluster["common_lb_config"] = {"consistent_hashing_lb_config": {"hash_balance_factor": 150}}
     if model.upstream_key is not None:
@@ -156,6 +158,49 @@ def build_cluster(model: GatewayModel) -> JSONObject:
             }
         }
     return cluster
+
+
+def _tls(external: External) -> JSONObject:
+    """TLS to a server that must have a certificate for its name."""
+    literal = _is_address(external.host)
+    expected = {"san_type": "IP_ADDRESS" if literal else "DNS", "matcher": {"exact": external.host}}
+    trusted = {"filename": SYSTEM_CA} if external.ca is None else {"inline_string": external.ca}
+    context: JSONObject = {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        "common_tls_context": {
+            "alpn_protocols": ["http/1.1"],
+            "validation_context": {"trusted_ca": trusted, "match_typed_subject_alt_names": [expected]},
+        },
+    }
+    # RFC 6066: an address is no server name.
+    if not literal:
+        context["sni"] = external.host
+    return {"name": "tls", "typed_config": context}
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _authority(external: External) -> str:
+    """What an external server is told that it is called."""
+    host = f"[{external.host}]" if ":" in external.host else external.host
+    return host if external.port == (443 if external.tls else 80) else f"{host}:{external.port}"
+
+
+def _check_external(model: GatewayModel) -> None:
+    """Raise ValueError for what must not come into a request's headers."""
+    external = model.external
+    if external is None:
+        return
+    if not (_HOST.fullmatch(external.host) or _is_address(external.host)) or not 0 < external.port < 65536:
+        raise ValueError(f"{model.key}: {external.host}:{external.port} is no server")
+    if not _PREFIX.fullmatch(external.path_prefix):
+        raise ValueError(f"{model.key}: {external.path_prefix} is no beginning of a path")
 
 
 def _inject_key(secret: str) -> JSONObject:
@@ -262,6 +307,58 @@ def _skip_without_key(*, open_to_all: bool) -> JSONObject:
     return {"matcher_tree": {"input": header, "exact_match_map": {"map": {"open" if open_to_all else "never": skip}}}}
 
 
+def build_limits(state: GatewayState) -> JSONObject:
+    """The filter that counts requests of keys. It is told apart from the routes: with these, all counts would begin anew.
+
+    Raises ValueError for a limit that is none.
+    """
+    limited = [key for key in sorted(state.keys, key=client_name) if key.requests_per_minute is not None]
+    for key in limited:
+        if key.requests_per_minute is not None and key.requests_per_minute < 1:
+            raise ValueError(f"{client_name(key)}: {key.requests_per_minute} requests per minute are no limit")
+    always = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}, "runtime_key": "none"}
+    return {
+        "@type": EXTENSION,
+        "name": LIMITS,
+        "typed_config": {
+            "@type": f"{_FILTERS}.local_ratelimit.v3.LocalRateLimit",
+            "stat_prefix": LIMITS,
+            "filter_enabled": always,
+            "filter_enforced": always,
+            "enable_x_ratelimit_headers": "DRAFT_VERSION_03",
+            "enable_retry_after_header": True,
+            # Who has no limit, or shows no key, is not counted.
+            "always_consume_default_token_bucket": False,
+            # Only what asks a model counts: not the list of models, nor what is refused for its path.
+            "rate_limits": [
+                {
+                    "actions": [
+                        {"request_headers": {"header_name": CLIENT_HEADER, "descriptor_key": "client"}},
+                        {
+                            "metadata": {
+                                "descriptor_key": "path",
+                                "metadata_key": {"key": NAMESPACE, "path": [{"key": "path"}]},
+                                "skip_if_absent": True,
+                            }
+                        },
+                    ]
+                }
+            ],
+            "descriptors": [
+                {
+                    "entries": [{"key": "client", "value": client_name(key)}, {"key": "path", "value": ASKING}],
+                    "token_bucket": {
+                        "max_tokens": key.requests_per_minute,
+                        "tokens_per_fill": key.requests_per_minute,
+                        "fill_interval": "60s",
+                    },
+                }
+                for key in limited
+            ],
+        },
+    }
+
+
 # ---- routes
 
 
@@ -269,18 +366,19 @@ def build_routes(state: GatewayState, names: Names) -> JSONObject:
     """One virtual host: what may be asked for, in the order in which it is looked for."""
     audiences: list[Key | None] = [*sorted({key.secret for key in state.keys}), None]
     routes: list[JSONObject] = []
+    models = {model.key: model for model in state.models}
     groups: dict[tuple[Share, ...], list[str]] = {}
     for name, shares in names.owners.items():
         groups.setdefault(shares, []).append(name)
     for shares, answering in groups.items():
-        routes += _model_routes(shares, answering)
+        routes += _model_routes(shares, answering, models)
     for audience in audiences:
         routes += _audience_routes(audience, names, keys=bool(state.keys))
     return {
         "@type": ROUTES,
         "name": ROUTE_CONFIGURATION,
         "max_direct_response_body_size_bytes": 8 * 1024 * 1024,
-        "request_headers_to_remove": [CLIENT_HEADER, KEYLESS_HEADER],
+        "request_headers_to_remove": [CLIENT_HEADER, KEYLESS_HEADER, *KEY_HEADERS],
         "virtual_hosts": [{"name": "models", "domains": ["*"], "routes": routes}],
     }
 
@@ -315,14 +413,23 @@ def _asking(names: Iterable[str] = ()) -> JSONObject:
     return {"prefix": "/", "dynamic_metadata": found}
 
 
-def _model_routes(shares: tuple[Share, ...], names: list[str]) -> list[JSONObject]:
+def _model_routes(shares: tuple[Share, ...], names: list[str], models: Mapping[Key, GatewayModel]) -> list[JSONObject]:
     """Requests for a model, and what /v1/models/{id} says of it."""
     first = shares[0].model
     matched = {**_asking(names), "headers": [_method("POST"), *_seen_by(first.callers)]}
     serving = [share for share in shares if share.model.waiting is None]
-    meta = {"filter_metadata": {NAMESPACE: {"model": own_name(first.key)}}}
+    stand_in = (
+        None if serving else next(filter(None, (_find_stand_in(each.model, first, models) for each in shares)), None)
+    )
+    meta = {"model": own_name(first.key)}
     if serving:
-        answer: JSONObject = {"route": _route_action(serving)}
+        answer: JSONObject = _lead(serving, names)
+    elif stand_in is not None:
+        meta["fallback"] = own_name(stand_in.key)
+        answer = {
+            **_lead([Share(stand_in, 1)], names),
+            "response_headers_to_add": [_header(FALLBACK_HEADER, own_name(stand_in.key))],
+        }
     else:
         answer = {
             **_error(
@@ -334,7 +441,8 @@ def _model_routes(shares: tuple[Share, ...], names: list[str]) -> list[JSONObjec
             ),
             "response_headers_to_add": [_header("retry-after", str(first.retry_after))],
         }
-    routes = [{"name": f"ask/{names[0]}", "match": matched, "metadata": meta, **answer}]
+    metadata = {"filter_metadata": {NAMESPACE: meta}}
+    routes = [{"name": f"ask/{names[0]}", "match": matched, "metadata": metadata, **answer}]
     for name in names:
         routes.append(
             {
@@ -346,7 +454,42 @@ def _model_routes(shares: tuple[Share, ...], names: list[str]) -> list[JSONObjec
     return routes
 
 
-def _route_action(serving: list[Share]) -> JSONObject:
+def _find_stand_in(model: GatewayModel, asked: GatewayModel, models: Mapping[Key, GatewayModel]) -> GatewayModel | None:
+    """The serving model that answers in the place of one that does not, to all who may use the one that they asked for."""
+    for _ in range(MOST_FALLBACKS):
+        found = models.get(model.fallback) if model.fallback is not None else None
+        if found is None:
+            return None
+        if found.waiting is None:
+            open_to_all = found.callers is None or (asked.callers is not None and asked.callers <= found.callers)
+            return found if open_to_all else None
+        model = found
+    return None
+
+
+def _change(model: GatewayModel, names: Iterable[str], *, prompt: bool) -> JSONObject:
+    """What is to be changed in requests for these names before a model gets them; `prompt`: whether its beginning is needed."""
+    wanted: JSONObject = {PROMPT: True} if prompt else {}
+    renamed = {name: there for name in names if (there := _name_there(model, name)) != name}
+    if renamed:
+        wanted["names"] = renamed
+    if model.external is not None and (prefix := model.external.path_prefix.rstrip("/")):
+        wanted["prefix"] = prefix
+    if not wanted:
+        return {}
+    change = {"@type": f"{_FILTERS}.lua.v3.LuaPerRoute", "filter_context": wanted}
+    return {"typed_per_filter_config": {REWRITE_FILTER: change}}
+
+
+def _name_there(model: GatewayModel, name: str) -> str:
+    """How the server knows a model that was asked for by this name: vLLM knows the served names and no others."""
+    known = model.served_model_names
+    served = name if name in known or not known else known[0]
+    return served if model.external is None else model.external.model_names.get(served, served)
+
+
+def _lead(serving: list[Share], names: list[str]) -> JSONObject:
+    """The way to models that serve."""
     action: JSONObject = {
         # Answers take as long as they take: a limit would cut streams.
         "timeout": "0s",
@@ -366,18 +509,34 @@ def _route_action(serving: list[Share]) -> JSONObject:
             "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
         },
     }
-    if len(serving) == 1:
-        action["cluster"] = cluster_name(serving[0].model.key)
-    else:
-        action["weighted_clusters"] = {
-            "clusters": [{"name": cluster_name(each.model.key), "weight": each.weight} for each in serving]
-        }
     balance = serving[0].model.balance
     if balance == "session":
         action["hash_policy"] = [{"header": {"header_name": "x-session-id"}}]
     elif balance == "user":
-        action["hash_policy"] = [{"header": {"header_name": CLIENT_HEADER}}]
-    return action
+        action["hash_policy"] = [{"filter_state": {"key": f"{NAMESPACE}.{CLIENT}"}}]
+    elif balance == "prefix":
+        action["hash_policy"] = [{"filter_state": {"key": f"{NAMESPACE}.{PROMPT}"}}]
+    first, *others = (_way(share.model, names, prompt=balance == "prefix") for share in serving)
+    if not others:
+        host = first.pop("host_rewrite_literal", None)
+        action |= {"cluster": first.pop("name"), **({} if host is None else {"host_rewrite_literal": host})}
+        return {"route": action, **first}
+    # Those that have a share may all be away; no sum of shares may be 0.
+    total = sum(share.weight for share in serving)
+    weights = [share.weight if total else 1 for share in serving]
+    action["weighted_clusters"] = {
+        "clusters": [{**way, "weight": weight} for way, weight in zip((first, *others), weights, strict=True)]
+    }
+    return {"route": action}
+
+
+def _way(model: GatewayModel, names: Iterable[str], *, prompt: bool) -> JSONObject:
+    """One of the clusters that a route leads to, and what is changed on the way there."""
+    way = {"name": cluster_name(model.key), **_change(model, names, prompt=prompt)}
+    if model.external is not None:
+        # Who asks is nobody's business outside, nor what other servers of this name have let a browser remember.
+        way |= {"host_rewrite_literal": _authority(model.external), "request_headers_to_remove": list(PRIVATE_HEADERS)}
+    return way
 
 
 def _audience_routes(audience: Key | None, names: Names, *, keys: bool) -> list[JSONObject]:

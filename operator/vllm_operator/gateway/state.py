@@ -1,5 +1,6 @@
 """What the gateway knows: models, where their pods are, and who may ask. Values only."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -25,6 +26,24 @@ class ApiKey:
     name: str
     """Name of the key in that Secret; stands in logs, where the value never does."""
     value: str = field(repr=False)
+    requests_per_minute: int | None = None
+    """Requests for models that each gateway takes from it in a minute; None: all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class External:
+    """A server outside of the cluster that answers for a model; its addresses are the model's endpoints."""
+
+    host: str
+    """Its name: told to it, and what its certificate must be for."""
+    port: int = 443
+    tls: bool = True
+    path_prefix: str = ""
+    """What stands before /v1 in its paths, such as /openai."""
+    ca: str | None = None
+    """Certificates (PEM) that its own must be signed by; None: those that the system trusts."""
+    model_names: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Served name → what it is called there, where that is something else."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +67,12 @@ class GatewayModel:
     """Key that its vLLM asks for."""
     weight: int | None = None
     """Share of the requests among models of one name; None: the oldest has the name alone."""
-    balance: Literal["leastRequest", "session", "user"] = "leastRequest"
+    balance: Literal["leastRequest", "session", "user", "prefix"] = "leastRequest"
+    """How a pod is chosen: the one with least to do, or the one that had the same x-session-id, key, or beginning of the prompt."""
+    fallback: Key | None = None
+    """Model that answers in its place while it does not serve, if that one serves and all of its callers may use that one too."""
+    external: External | None = None
+    """Where it is, if it is no model of this cluster."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -185,6 +185,8 @@ class XdsServer:
         if kind not in self.published or version == has:
             return web.Response(status=304)
         self._sent[question] = version
+        # From here on it is on its way to this, whatever it said that it had: what is told next may be what it has left.
+        self._taken.pop((kind, names), None)
         found = self.published[kind]
         resources = [found[name] for name in names if name in found] if names else list(found.values())
         return web.json_response({"version_info": version, "resources": resources, "type_url": kind})

@@ -342,7 +342,7 @@ class Reconciler:
         return {
             "operatorVersion": __version__,
             "templateHash": digest,
-            "servedModelNames": served_model_names(spec, key, self._settings),
+            "servedModelNames": served_model_names(spec, key.name),
             "sizing": decided.status,
             "decided": {"inputsHash": content_hash(sizing_inputs(spec)), **decided.as_json()},
             "engine": {"image": image.image, **({"version": image.version} if image.version else {})},

@@ -5,13 +5,9 @@ from vllm_operator.api.types import Engine, Route, VLLMModelSpec
 from vllm_operator.workload.settings import BuildSettings
 
 
-def served_model_names(spec: VLLMModelSpec, key: Key, settings: BuildSettings) -> list[str]:
-    """Names by which requests ask for the model; the first is the one that vLLM answers with.
-
-    Behind the gateway `namespace/name` is one too, since it is nobody else's.
-    """
-    names = list(spec.served_model_names or [key.name])
-    return list(dict.fromkeys([*names, str(key)] if settings.gateway_url else names))
+def served_model_names(spec: VLLMModelSpec, name: str) -> list[str]:
+    """Names by which requests ask for the model; the first is the one that vLLM answers with."""
+    return list(spec.served_model_names or [name])
 
 
 def generated_key_secret(spec: VLLMModelSpec, key: Key, settings: BuildSettings) -> str | None:

@@ -13,8 +13,6 @@ from vllm_operator.api.types import Auth, Route, VLLMModelSpec
 # (field, its value, what to do instead); the first that is set is named, so the order is the order of the API
 _FIELDS: tuple[tuple[str, Callable[[VLLMModelSpec], Any], str], ...] = (
     ("autoscaling", lambda spec: spec.autoscaling, "set spec.replicas"),
-    ("route.balance", lambda spec: _prefix((spec.route or Route()).balance), "use session, user or leastRequest"),
-    ("route.fallback", lambda spec: (spec.route or Route()).fallback, "remove it"),
     ("route.clampMaxTokens", lambda spec: (spec.route or Route()).clamp_max_tokens, "remove it"),
     ("route.dropUnsupportedTools", lambda spec: (spec.route or Route()).drop_unsupported_tools, "remove it"),
     ("adapters", lambda spec: spec.adapters, "use engine.args.lora-modules with a volume from podTemplate"),
@@ -25,13 +23,10 @@ _FIELDS: tuple[tuple[str, Callable[[VLLMModelSpec], Any], str], ...] = (
 _BY_GATEWAY: tuple[tuple[str, Callable[[VLLMModelSpec], Any]], ...] = (
     ("route.weight", lambda spec: (spec.route or Route()).weight),
     ("route.balance", lambda spec: (spec.route or Route()).balance),
+    ("route.fallback", lambda spec: (spec.route or Route()).fallback),
     ("auth.mode", lambda spec: (spec.auth or Auth()).mode),
     ("auth.callers", lambda spec: (spec.auth or Auth()).callers),
 )
-
-
-def _prefix(balance: str | None) -> str | None:
-    return balance if balance == "prefix" else None
 
 
 def check_implemented(spec: VLLMModelSpec, *, gateway: bool) -> None:

@@ -93,7 +93,7 @@ def _build_container(
     command = build_command(
         spec,
         model_path=source.path,
-        served_model_names=served_model_names(spec, key, settings),
+        served_model_names=served_model_names(spec, key.name),
         plan=plan,
         revision=source.revision,
         version=image.version,

@@ -1,0 +1,574 @@
+"""Requests that mean no good: none reaches a model that its sender may not use, and none makes the gateway tell a key.
+
+VLLM_HOSTILE_REQUESTS says how many are made up, VLLM_HOSTILE_SEED which.
+"""
+
+import asyncio
+import json
+import os
+import random
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.gateway.envoy import Gateway, Pod, gateway, serve
+from tests.gateway.states import ALICE, BOB, TEAM_A, TEAM_B, model, state
+from vllm_operator.api.names import Key
+from vllm_operator.gateway.bootstrap import Patience
+from vllm_operator.gateway.scripts import PATHS
+from vllm_operator.gateway.state import ApiKey, External
+
+pytestmark = pytest.mark.cluster  # Envoy is installed as the cluster's programs are.
+
+COUNT = int(os.environ.get("VLLM_HOSTILE_REQUESTS", "3000"))
+SEED = int(os.environ.get("VLLM_HOSTILE_SEED", "20261121"))
+AT_ONCE = 8
+
+FOR_A, FOR_FAR = "upstream-secret-of-a", "upstream-secret-of-far"
+LIMITED = ApiKey(TEAM_B, "limited", "sk-limited-secret", requests_per_minute=1_000_000)
+KEYS = (ALICE, BOB, LIMITED)
+SECRETS = (*(key.value for key in KEYS), FOR_A, FOR_FAR, "sk-wrong-secret")
+
+
+def everything(a: Pod, b: Pod, far: Pod) -> Any:
+    """A model of each kind: `a` and `far` are for team A alone."""
+    only_a = frozenset({TEAM_A})
+    a.names, b.names, far.names = (frozenset({name}) for name in ("alpha", "beta", "there"))
+    outside = External(host="far.example.com", port=80, tls=False, path_prefix="/far", model_names={"epsilon": "there"})
+    return state(
+        model("a", a.endpoint, served_model_names=("alpha",), callers=only_a, upstream_key=FOR_A, balance="prefix"),
+        model("b", b.endpoint, served_model_names=("beta",)),
+        model("c", served_model_names=("gamma",), waiting="Starting"),
+        model("d", served_model_names=("delta",), waiting="Starting", fallback=Key("models", "b")),
+        model("e", served_model_names=("zeta",), waiting="Starting", fallback=Key("models", "a")),
+        model(
+            "far",
+            far.endpoint,
+            served_model_names=("epsilon",),
+            callers=only_a,
+            upstream_key=FOR_FAR,
+            external=outside,
+        ),
+        keys=KEYS,
+    )
+
+
+class Maker:
+    """Makes up requests."""
+
+    NAMES = (
+        *("alpha", "beta", "epsilon") * 20,
+        *("models/a", "models/b", "models/far", "delta", "gamma", "zeta") * 3,
+        *("", "there", "Alpha", "alpha ", "alpha\0", "al\u0440ha", "é\U0001f600", "x" * 300, "y" * 5000),
+        *("__none__", "__error__", '"', "\\", "%PATH%", "%DYNAMIC_METADATA(vllm:model)%", "a\r\nb", ".*", "nil"),
+    )
+    KEYS = ("model",) * 6 + ("Model", "model ", "models", "metadata", "messages", "prompt", "input", "x", "")
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+
+    def quoted(self, text: str) -> str:
+        """As a string of JSON, in one of the ways in which it can be written."""
+        way = self.rng.randrange(6)
+        if way == 0:
+            return json.dumps(text)
+        if way == 1:
+            escaped = (f"\\u{ord(each):04x}" if ord(each) < 0x10000 else each for each in text)
+            return '"' + "".join(escaped) + '"'
+        if way == 2 and text.isalpha():
+            at = self.rng.randrange(len(text))
+            return f'"{text[:at]}\\u{ord(text[at]):04X}{text[at + 1 :]}"' if ord(text[at]) < 0x10000 else f'"{text}"'
+        return json.dumps(text, ensure_ascii=False)
+
+    def space(self) -> str:
+        return self.rng.choice(["", "", "", " ", "\n", "\t\r\n"])
+
+    def pair(self, depth: int, key: str | None = None) -> str:
+        name = self.quoted(self.rng.choice(self.KEYS) if key is None else key)
+        return f"{self.space()}{name}{self.space()}:{self.space()}{self.value(depth)}{self.space()}"
+
+    def value(self, depth: int) -> str:
+        kind = self.rng.randrange(12) if depth < 4 else self.rng.randrange(7)
+        if kind < 6:
+            return self.quoted(self.rng.choice(self.NAMES))
+        if kind == 6:
+            odd = (
+                "1",
+                "null",
+                "true",
+                "1e999",
+                "-0",
+                "NaN",
+                "-Infinity",
+                "-",
+                "01",
+                "tru",
+                "1/*",
+                "'alpha'",
+                "18446744073709551615",
+            )
+            strange = ('"{\\"model\\": \\"alpha\\"}"', '"\\ud83d"', '"\\x"', '"\t"', '"\0"')
+            return self.rng.choice(odd + strange)
+        if kind == 7 and self.rng.random() < 0.05:
+            depths = self.rng.choice([50, 900, 5000])
+            return "[" * depths + "]" * depths
+        several = range(self.rng.randrange(4))
+        if kind < 10:
+            return "{" + ",".join(self.pair(depth + 1) for _ in several) + "}"
+        return "[" + ",".join(self.value(depth + 1) for _ in several) + "]"
+
+    def json(self) -> bytes:
+        pairs = [self.pair(0) for _ in range(self.rng.randrange(5))]
+        if self.rng.random() < 0.8:
+            name = self.quoted(self.rng.choice(self.NAMES))
+            pairs.insert(self.rng.randrange(len(pairs) + 1), f"{self.quoted('model')}:{name}")
+        body = ("{" + ",".join(pairs) + "}").encode(errors="replace")
+        if self.rng.random() < 0.15:
+            body = self.broken(body)
+        before = self.rng.choice([b""] * 60 + [b" \n", b"\xef\xbb\xbf", b"/**/", b"\0"])
+        after = self.rng.choice([b""] * 60 + [b"\n ", b"\0", b" x", b'{"model":"alpha"}', b",", b"//"])
+        body = before + body + after
+        if self.rng.random() < 0.02:
+            body = body.decode(errors="replace").encode(self.rng.choice(["utf-16", "utf-16-le", "utf-16-be", "utf-32"]))
+        return body
+
+    def broken(self, body: bytes) -> bytes:
+        """With a piece of it cut out, doubled or replaced."""
+        at = self.rng.randrange(len(body))
+        end = min(len(body), at + self.rng.randrange(6))
+        piece = self.rng.choice(
+            [
+                b"",
+                body[at:end] * 2,
+                b"}",
+                b"{",
+                b'"',
+                b"\\",
+                b"\0",
+                b"\xff",
+                b"\xed\xa0\x80",
+                b",",
+                b":",
+                b"/*",
+                b"\r\n",
+            ]
+        )
+        return body[:at] + piece + body[end:]
+
+    def form(self) -> tuple[bytes, str]:
+        """A form, and its content type."""
+        boundary = self.rng.choice(["x", "----y", "a b"])
+        end = self.rng.choice([b"\r\n"] * 8 + [b"\n", b"\r"])
+        parts = []
+        for _ in range(self.rng.randrange(4)):
+            heads = ['name="model"'] * 4 + ["name=model", "name='model'", 'name="Model"', 'Name="model"', 'name="file"']
+            heads += ['name="file"; filename="model"', 'name="file"; filename="name=\\"model\\""', "name*=utf-8''model"]
+            content = self.rng.choice(self.NAMES).encode()
+            if self.rng.random() < 0.2:
+                content = b'name="model"\r\n\r\nalpha\r\n' + content
+            if self.rng.random() < 0.1:
+                content += bytes(self.rng.randrange(256) for _ in range(50)) + b"x" * self.rng.choice(
+                    [0, 70_000, 200_000]
+                )
+            head = b"Content-Disposition: form-data; " + self.rng.choice(heads).encode()
+            parts.append(b"--" + boundary.encode() + end + head + end + end + content + end)
+        body = b"".join(parts) + (b"" if self.rng.random() < 0.1 else b"--" + boundary.encode() + b"--" + end)
+        if body and self.rng.random() < 0.25:
+            body = self.broken(body)
+        told = self.rng.choice([boundary] * 6 + ["other", '"', ""])
+        return body, f"multipart/form-data; boundary={told}"
+
+    def headers(self, kind: str) -> tuple[list[tuple[str, str]], set[str]]:
+        """Headers, and the keys among them."""
+        types = ["application/json", "application/json; charset=utf-8", "APPLICATION/JSON", "application/problem+json"]
+        kinds = [kind] * 80 if kind else types * 20
+        odd = [
+            "text/plain",
+            "",
+            "application/x-www-form-urlencoded",
+            "application/json;multipart/form-data; boundary=x",
+        ]
+        odd += [
+            "multipart/form-data; boundary=x; application/json",
+            "application/jsonx",
+            " application/json",
+            "text/json",
+        ]
+        headers = [("content-type", self.rng.choice([*kinds, *odd]))]
+        shown = set()
+        for name in ("authorization", "x-api-key"):
+            if self.rng.random() < (0.6 if name == "authorization" else 0.15):
+                right = [ALICE.value] * 12 + [BOB.value] * 4 + [LIMITED.value] * 2
+                key = self.rng.choice([*right, "sk-wrong-secret", ""])
+                how = ["Bearer {}"] * 40 + [
+                    "{}",
+                    "bearer {}",
+                    "Basic {}",
+                    "Bearer  {}",
+                    "Bearer {},Bearer sk-wrong-secret",
+                ]
+                shown.add(key)
+                headers.append((name, (self.rng.choice(how) if name == "authorization" else "{}").format(key)))
+        for name, values in (
+            ("x-vllm-client", ["team-a/keys/alice", "team-a/keys/x", ""]),
+            ("X-VLLM-Keyless", ["open", "never"]),
+            ("x-vllm-fallback", ["models/a"]),
+            ("x-model", ["alpha"]),
+            ("x-envoy-original-path", ["/metrics"]),
+            ("x-envoy-upstream-rq-timeout-ms", ["1"]),
+            ("x-envoy-retry-on", ["5xx"]),
+            ("x-envoy-max-retries", ["1000"]),
+            ("x-forwarded-for", ["127.0.0.1", "a, b"]),
+            ("x-forwarded-host", ["far.example.com"]),
+            ("x-http-method-override", ["GET"]),
+            ("x-original-url", ["/metrics"]),
+            ("x-rewrite-url", ["/metrics"]),
+            ("x-request-id", ["\x7f" * 3, "x" * 500]),
+            ("authorization", ["Bearer sk-wrong-secret"]),
+            ("api-key", ["sk-wrong-secret"]),
+            ("proxy-authorization", ["Bearer sk-wrong-secret"]),
+            ("connection", ["x-vllm-client", "authorization, x-vllm-keyless", "close"]),
+            ("te", ["trailers", "x"]),
+            ("content-type", ["text/plain", "application/json"]),
+            ("content-encoding", ["identity"]),
+            ("cookie", ["x-vllm-client=team-a/keys/alice"]),
+        ):
+            if self.rng.random() < 0.03:
+                headers.append((name, self.rng.choice(values)))
+        return headers, shown
+
+    def path(self) -> str:
+        if self.rng.random() < 0.8:
+            return self.rng.choice(PATHS)
+        odd = ("/v1/completions/", "/v1/completions?model=alpha", "//v1/completions", "/V1/completions", "/metrics")
+        return self.rng.choice((*odd, "/v1/models/alpha", "/v1/load_lora_adapter", "/v1/completions;x", "/health"))
+
+
+@dataclass
+class Answer:
+    """What came back."""
+
+    status: int
+    headers: dict[str, str]
+    text: str
+
+
+async def post(found: Gateway, path: str, headers: list[tuple[str, str]], body: bytes) -> Answer:
+    """As bytes: a client that is any good would send none of this."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", found.port)
+    try:
+        lines = [f"POST {path} HTTP/1.1", "Host: gateway", f"Content-Length: {len(body)}"]
+        lines += [f"{name}: {value}" for name, value in headers]
+        writer.write("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
+        async with asyncio.timeout(30):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower().splitlines()
+            told = dict(line.split(": ", 1) for line in head[1:-1])
+            text = await reader.readexactly(int(told["content-length"]))
+        return Answer(int(head[0].split()[1]), told, text.decode())
+    finally:
+        writer.close()
+
+
+async def ask(found: Gateway, number: int) -> tuple[Answer, str, set[str]]:
+    """One request, by its own random numbers; its answer, what it was, and the keys that it showed."""
+    made = Maker(SEED * 1_000_003 + number)
+    body, kind = made.form() if made.rng.random() < 0.2 else (made.json(), "")
+    headers, shown = made.headers(kind)
+    path = made.path()
+    answer = await post(found, path, [*headers, ("x-case", str(number))], body)
+    return answer, f"seed {SEED}, number {number}: {path} {headers} {body[:2000]!r}", shown
+
+
+def is_json(headers: dict[str, str]) -> bool:
+    return "json" in headers.get("Content-Type", "").lower()
+
+
+def check_answer(answer: Answer, what: str) -> None:
+    """It is one of the errors that there are, as OpenAI writes them, or a pod's."""
+    told = answer.text + str(answer.headers)
+    assert not any(secret in told for secret in SECRETS), what
+    if answer.status == 200:
+        return
+    problem = (answer.status, answer.text, what)
+    assert answer.status in (400, 401, 404, 503), problem
+    if answer.headers["content-length"] == "0" or answer.headers["content-type"] == "text/plain":
+        assert answer.status == 400, problem  # No HTTP in Envoy's eyes: it answers before anything can shape it.
+        return
+    error = json.loads(answer.text)["error"]
+    assert set(error) == {"message", "type", "param", "code"}, problem
+    assert answer.status != 503 or error["code"] == "model_not_ready", problem
+
+
+async def test_made_up_requests_reach_nothing_that_they_may_not(tmp_path: Path) -> None:
+    async with (
+        serve("a", "b", "far") as (a, b, far),
+        gateway(tmp_path, everything(a, b, far)) as found,
+    ):
+        shown: dict[str, set[str]] = {}
+        whats: dict[str, str] = {}
+        statuses: dict[int, int] = {}
+        numbers = iter(range(COUNT))
+
+        async def work() -> None:
+            for number in numbers:
+                answer, what, keys = await ask(found, number)
+                shown[str(number)], whats[str(number)] = keys, what
+                statuses[answer.status] = statuses.get(answer.status, 0) + 1
+                check_answer(answer, what)
+
+        await asyncio.gather(*(work() for _ in range(AT_ONCE)))
+        print(f"{COUNT} requests, seed {SEED}: {dict(sorted(statuses.items()))}")
+        for pod in (a, b, far):
+            for request in pod.requests:
+                check_request(pod, request, shown[request["headers"]["x-case"]], whats[request["headers"]["x-case"]])
+            assert len(pod.requests) > COUNT / 100, pod.name
+        assert found.process.returncode is None
+        assert (await found.ask({"model": "alpha"}, key=ALICE.value)).json()["served_by"] == "a"
+        await check_silence(found)
+
+
+def check_request(pod: Pod, request: dict[str, Any], shown: set[str], what: str) -> None:
+    """A request that has come to a pod was allowed to, and says no more than it may."""
+    headers = request["headers"]
+    assert pod.name == "b" or ALICE.value in shown, what
+    prefix = "/far" if pod.name == "far" else ""
+    path = request["path"].partition("?")[0]
+    assert path.startswith(prefix) and path.removeprefix(prefix) in PATHS, what  # noqa: PT018
+    own = {"a": FOR_A, "b": None, "far": FOR_FAR}[pod.name]
+    given = {name.lower(): value for name, value in headers.items()}
+    assert given.pop("authorization", None) == (f"Bearer {own}" if own else None), what
+    assert not any(secret in str(given) for secret in SECRETS), what
+    assert not {name for name in given if name.startswith("x-vllm")}, what
+    assert given["host"] == "far.example.com" or pod.name != "far", what
+    if is_json(headers):
+        # What the pod's parser makes of it is what counts: the gateway must have seen the same model in it.
+        try:
+            asked = json.loads(request["body"])["model"]
+        except (ValueError, RecursionError):
+            return
+        assert isinstance(asked, str), what
+        assert asked in (pod.names or ()), what
+
+
+async def check_silence(found: Gateway) -> None:
+    """No key is in anything that Envoy has written or shows."""
+    async with httpx.AsyncClient() as client:
+        shown = [
+            (await client.get(f"{found.admin}/{page}")).text
+            for page in ("config_dump?include_eds", "stats?usedonly", "clusters", "server_info", "stats/prometheus")
+        ]
+    found.process.terminate()
+    await found.process.wait()  # It has written all of its log now.
+    written = await asyncio.to_thread(lambda: [found.access_log.read_text(), found.log.read_text()])
+    assert "team-a/keys/alice" in written[0]
+    for text in (*shown, *written):
+        assert not [secret for secret in SECRETS if secret in text]
+    for line in written[0].splitlines():
+        assert isinstance(json.loads(line), dict)
+    # A script that fails lets its request pass as it was.
+    assert "script log" not in written[1]
+
+
+# ---- no HTTP, or too much of it
+
+BODY = b'{"model":"beta"}'
+SMUGGLED = (
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nx-smuggled: 1\r\nContent-Type: application/json\r\n"
+    b'Content-Length: 17\r\nConnection: close\r\n\r\n{"model":"alpha"}'
+)
+CHUNKS = b"10\r\n" + BODY + b"\r\n0\r\n\r\n"
+CHUNKED = b"Transfer-Encoding: chunked"
+
+
+def raw(
+    *headers: bytes,
+    body: bytes = BODY,
+    start: bytes = b"POST /v1/chat/completions HTTP/1.1",
+    length: bool = True,
+    close: bool = True,
+    end: bytes = b"\r\n",
+) -> bytes:
+    """A request, byte by byte."""
+    lines = [start, b"Host: x", b"Content-Type: application/json", *headers]
+    lines += [b"Content-Length: %d" % len(body)] * length + [b"Connection: close"] * close
+    return end.join(lines) + end * 2 + body
+
+
+def chunked(body: bytes, *headers: bytes) -> bytes:
+    return raw(*headers, CHUNKED, length=False, body=body)
+
+
+def at(path: bytes) -> bytes:
+    return raw(start=b"POST " + path + b" HTTP/1.1")
+
+
+# What Envoy answers to each. Of the statuses none is sacred, but that a request is taken for one and not for two.
+RAW: dict[str, tuple[bytes, list[int]]] = {
+    "as it should be": (raw(), [200]),
+    "in chunks": (chunked(CHUNKS), [200]),
+    "length and chunks": (raw(CHUNKED, body=CHUNKS + SMUGGLED), [400]),
+    "short length and chunks": (chunked(CHUNKS + SMUGGLED, b"Content-Length: 5"), [400]),
+    "two lengths": (raw(b"Content-Length: 5"), [400]),
+    "the same length twice": (raw(b"Content-Length: 16"), [400]),
+    "a list of lengths": (raw(b"Content-Length: 16, 16", length=False), [400]),
+    **{
+        f"length {value!r}": (raw(b"Content-Length: " + value, length=False), [400])
+        for value in (b"+16", b"-1", b"0x10", b"1 6", b"9" * 30, b"16\x0b", b"")
+    },
+    **{
+        f"encoding {value!r}": (raw(b"Transfer-Encoding: " + value, length=False, body=CHUNKS + SMUGGLED), [501])
+        for value in (b"identity", b"xchunked", b"chunked, identity", b"gzip, chunked", b"chunked, chunked")
+    },
+    "encoding twice": (chunked(CHUNKS, CHUNKED), [501]),
+    "encoding, space before the colon": (raw(b"Transfer-Encoding : chunked", body=CHUNKS + SMUGGLED), [400]),
+    "encoding behind a tab": (raw(b"Transfer-Encoding:\tchunked", length=False, body=CHUNKS), [200]),
+    "encoding behind an odd space": (raw(b"Transfer-Encoding:\x0bchunked", body=CHUNKS + SMUGGLED), [400]),
+    "encoding in capitals": (raw(b"tRANSFER-eNCODING: CHUNKED", length=False, body=CHUNKS), [200]),
+    "folded header": (raw(b"X-A: b\r\n c: d"), [200]),
+    "folded encoding": (raw(b"X-A: b\r\n Transfer-Encoding: chunked", body=BODY + SMUGGLED), [400]),
+    "folded start": (raw(start=b"POST /v1/chat/completions HTTP/1.1\r\n X: y"), [400]),
+    "bare line feeds": (raw(end=b"\n"), [200]),
+    "encoding behind a bare line feed": (raw(b"X-A: b\nTransfer-Encoding: chunked", body=BODY + SMUGGLED), [400]),
+    "encoding behind a bare carriage return": (
+        raw(b"X-A: b\rTransfer-Encoding: chunked", body=BODY + SMUGGLED),
+        [400],
+    ),
+    "a zero byte": (raw(b"X-A: b\0c"), [400]),
+    "a zero byte in a name": (raw(b"X\0A: b"), [400]),
+    "a header without a colon": (raw(b"XA"), [400]),
+    "a header without a name": (raw(b": x"), [400]),
+    "a space in a name": (raw(b"X A: b"), [400]),
+    "an underscore in a name": (raw(b"x_vllm_client: team-a/keys/alice"), [400]),
+    "chunk of a size too large": (chunked(b"f" * 17 + b"\r\n" + BODY + b"\r\n0\r\n\r\n"), [400]),
+    "chunk of a negative size": (chunked(b"-1\r\n" + BODY), [400]),
+    "chunk of a prefixed size": (chunked(b"0x10\r\n" + BODY + b"\r\n0\r\n\r\n"), [400]),
+    "chunk with an extension": (chunked(b"10;a=b\r\n" + BODY + b"\r\n0\r\n\r\n"), [200]),
+    "chunk with a line feed in its extension": (chunked(b"10;a\n" + BODY + b"\r\n0\r\n\r\n" + SMUGGLED), [400]),
+    "chunks with bare line feeds": (chunked(b"10\n" + BODY + b"\n0\n\n" + SMUGGLED), [400]),
+    "chunk with more than its size": (chunked(b"10\r\n" + BODY + b"XX0\r\n\r\n"), [400]),
+    "chunks without an end": (chunked(b"10\r\n" + BODY + b"\r\n"), [408]),
+    "trailers": (
+        chunked(b"10\r\n" + BODY + b"\r\n0\r\nx-vllm-client: team-a/keys/alice\r\nauthorization: x\r\n\r\n"),
+        [200],
+    ),
+    "less than its length": (raw(b"Content-Length: 100", length=False), [408]),
+    "headers without an end": (b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n", [408]),
+    "more than its length": (raw(b"Content-Length: 16", length=False, body=BODY + SMUGGLED), [200]),
+    # Two requests in one connection are two requests: the second is looked at as the first is.
+    "another one behind": (raw(close=False) + SMUGGLED, [200, 401]),
+    "another path behind": (
+        raw(close=False) + b"GET /metrics HTTP/1.1\r\nHost: x\r\nx-smuggled: 1\r\nConnection: close\r\n\r\n",
+        [200, 404],
+    ),
+    "whole address": (at(b"http://evil/v1/chat/completions"), [200]),
+    "whole address of another path": (at(b"http://evil/metrics"), [404]),
+    "HTTP 0.9": (b"GET /metrics\r\n", [426]),
+    "HTTP 1.0": (raw(start=b"POST /v1/chat/completions HTTP/1.0"), [426]),
+    "HTTP 2 that is none": (raw(start=b"POST /v1/chat/completions HTTP/2.0"), [426]),
+    "broken HTTP 2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0" * 9, []),
+    "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(256)), [400]),
+    "CONNECT": (b"CONNECT x:80 HTTP/1.1\r\nHost: x:80\r\n\r\n", [401]),
+    "upgrade": (raw(b"Upgrade: websocket", b"Connection: Upgrade", length=False, body=b"", close=False), [403]),
+    "upgrade to HTTP 2": (raw(b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAAQAAP__", b"Connection: upgrade"), [200]),
+    "no host": (raw().replace(b"Host: x\r\n", b""), [400]),
+    "two hosts": (raw(b"Host: y"), [200]),
+    "PUT": (raw(start=b"PUT /v1/chat/completions HTTP/1.1"), [404]),
+    "TRACE": (raw(start=b"TRACE /v1/chat/completions HTTP/1.1"), [404]),
+    "no method": (raw(start=b"P@ST /v1/chat/completions HTTP/1.1"), [400]),
+    "a large header": (raw(b"X-A: " + b"x" * 100_000), [431]),
+    "many headers": (raw(*(b"X-%d: x" % number for number in range(200))), [431]),
+    "slash in disguise": (at(b"/v1%2fchat%2fcompletions"), [400]),
+    "letter in disguise": (at(b"/v1/%63hat/completions"), [200]),
+    "zero in a path": (at(b"/v1/chat/completions%00"), [400]),
+    "parameter of a path": (at(b"/v1/chat/completions;x"), [404]),
+    "doubled slashes": (at(b"//v1//chat/completions"), [200]),
+    "up and down": (at(b"/metrics/../v1/chat/completions"), [200]),
+    "up": (at(b"/v1/chat/completions/../../../metrics"), [404]),
+    "up in disguise": (at(b"/v1/chat/completions/%2e%2e/%2e%2e/load_lora_adapter"), [404]),
+    "fragment": (at(b"/v1/chat/completions#/../metrics"), [400]),
+    "up in a query": (at(b"/v1/chat/completions?/../metrics"), [200]),
+    "no path": (at(b"v1/chat/completions"), [400]),
+    "a path with a space": (at(b"/v1/chat/completions /x"), [400]),
+    "a path with an odd byte": (at(b"/v1/chat/completions\xff"), [400]),
+}
+
+
+async def exchange(found: Gateway, data: bytes) -> bytes:
+    """Send bytes, and read until Envoy closes the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", found.port)
+    received = b""
+    try:
+        writer.write(data)
+        async with asyncio.timeout(30):
+            while part := await reader.read(65536):
+                received += part
+    except ConnectionResetError:
+        pass  # Envoy has not read all of it: what it has said before is here.
+    finally:
+        writer.close()
+    return received
+
+
+async def test_one_request_is_not_taken_for_two(tmp_path: Path) -> None:
+    async with (
+        serve("a", "b", "far") as (a, b, far),
+        gateway(tmp_path, everything(a, b, far), Patience(headers=1, whole=2)) as found,
+    ):
+        answers = await asyncio.gather(*(exchange(found, data) for data, _ in RAW.values()))
+        told = {
+            name: [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+) ", answer)]
+            for name, answer in zip(RAW, answers, strict=True)
+        }
+        assert told == {name: statuses for name, (_, statuses) in RAW.items()}
+        assert not a.requests
+        assert not far.requests
+        assert len(b.requests) == sum(statuses.count(200) for statuses in told.values())
+        for request in b.requests:
+            assert request["path"].partition("?")[0] == "/v1/chat/completions"
+            assert request["body"] == BODY
+            assert not {"x-smuggled", "x-vllm-client", "authorization"} & {name.lower() for name in request["headers"]}
+        assert b"request_timeout" in answers[list(RAW).index("less than its length")]
+        assert (await found.ask({"model": "beta"})).status_code == 200
+
+
+async def test_slow_and_large_requests_do_not_keep_others_waiting(tmp_path: Path) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        yield b'{"model": "beta", "x": "'
+        for _ in range(70):
+            yield b"x" * 1024**2
+        yield b'"}'
+
+    async with (
+        serve("a", "b", "far") as (a, b, far),
+        gateway(tmp_path, everything(a, b, far), Patience(headers=5, whole=5)) as found,
+    ):
+        begun = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
+        length = b"Content-Type: application/json\r\nContent-Length: 1000\r\n"
+        wrong = b"Authorization: Bearer sk-wrong-secret\r\n"
+        slow = [
+            asyncio.create_task(exchange(found, data))
+            for data in (begun, begun + length + b"\r\n", begun + length + b'\r\n{"model":') * 20
+        ]
+        # Who shows a wrong key is not listened to.
+        refused = await exchange(found, begun + wrong + length + b"\r\n")
+        assert refused.startswith(b"HTTP/1.1 401 ")
+        for _ in range(20):
+            assert (await found.ask({"model": "beta"})).status_code == 200
+        assert not any(task.done() for task in slow)
+        for answer in await asyncio.gather(*slow):
+            assert answer.startswith(b"HTTP/1.1 408 ")
+            assert b"request_timeout" in answer
+        for content in (b'{"model": "beta", "x": "' + b"x" * 70 * 1024**2 + b'"}', endless()):
+            headers = {"content-type": "application/json"}
+            try:
+                large = await found.client.post("/v1/chat/completions", content=content, headers=headers)
+            except httpx.NetworkError:
+                continue  # It was refused before all of it was sent, and the answer lost.
+            assert (large.status_code, large.json()["error"]["code"]) == (413, "request_too_large")
+        assert len(b.requests) == 20
+        assert (await found.ask({"model": "beta"})).status_code == 200
