@@ -33,6 +33,7 @@ from vllm_operator.cluster import kinds
 from vllm_operator.sizing.memory import LATEST, EngineOptions
 from vllm_operator.sizing.planner import Planner, Wanted
 
+from . import gateway
 from .watch import Watch
 
 PODS_PER_NODE = 240
@@ -328,7 +329,10 @@ def main() -> int:
     if arguments.only.lower() in "plans":
         say("plans")
         plans()
-    if arguments.only.lower() == "plans":
+    if arguments.only.lower() in "gateway":
+        say("gateway")
+        gateway.run(emit, say, quick=arguments.quick)
+    if arguments.only.lower() in ("plans", "gateway"):
         return 0
     many = arguments.models or (200 if arguments.quick else 1000)
     rest = arguments.rest or (30.0 if arguments.quick else 120.0)

