@@ -87,6 +87,7 @@ class Operator:
             clock=loop_clock,
             timings=timings or Timings(),
             jitter=lambda: 0.5,
+            wake=self.queue.add,
         )
         self.engine = Engine(
             self.reconciler, self.queue, workers=workers, observer=lambda result, _: self.results.append(result)

@@ -1,5 +1,6 @@
 """What the operator does for the gateway for all models: names and keys of vLLM, and what a model says of it."""
 
+import asyncio
 import base64
 from dataclasses import replace
 from typing import Any
@@ -198,5 +199,52 @@ def test_who_may_ask_is_no_business_of_the_pods() -> None:
             await operator.until("Ready", "True")
             await settle(cluster)
             assert children(cluster) == before
+
+    run_virtual(main)
+
+
+def test_two_models_of_one_name_say_who_has_it() -> None:
+    async def main() -> None:
+        cluster = make_cluster()
+        World(cluster)
+        second = Key("other", "second")
+        cluster.add_namespace("other")
+        async with Operator(cluster, settings=WITH) as operator:
+            cluster.put(kinds.VLLM_MODEL, make_model({"model": "a/b", "servedModelNames": ["chat"]}))
+            await operator.until("Ready", "True")
+            await asyncio.sleep(5)  # creationTimestamp has seconds.
+            cluster.put(kinds.VLLM_MODEL, make_model({"model": "a/b", "servedModelNames": ["chat", "x"]}, key=second))
+            await operator.until("RouteReady", "True", Reason.NAME_TAKEN, key=second)
+            said = condition(cluster, second, "RouteReady")["message"]
+            assert said.endswith("names that other models have: chat (default/qwen)")
+            assert '"model": "other/second" only' in said
+            assert is_so(cluster, KEY, "RouteReady", "True", Reason.BY_GATEWAY)
+            await operator.until("Ready", "True", key=second)
+            # The older one lets go of it, by an edit or by its end: the younger one knows at once.
+            change_spec(cluster, servedModelNames=["other"])
+            await operator.until("RouteReady", "True", Reason.BY_GATEWAY, key=second, within=20)
+            change_spec(cluster, servedModelNames=["chat"])
+            await operator.until("RouteReady", "True", Reason.NAME_TAKEN, key=second, within=20)
+            cluster.remove(kinds.VLLM_MODEL, KEY)
+            await operator.until("RouteReady", "True", Reason.BY_GATEWAY, key=second, within=20)
+            await settle(cluster)
+
+    run_virtual(main)
+
+
+def test_models_that_share_a_name_by_weight_have_it_both() -> None:
+    async def main() -> None:
+        cluster = make_cluster()
+        World(cluster)
+        second = Key(KEY.namespace, "second")
+        async with Operator(cluster, settings=WITH) as operator:
+            for key in (KEY, second):
+                spec = {"model": "a/b", "servedModelNames": ["chat"], "route": {"weight": 1}}
+                cluster.put(kinds.VLLM_MODEL, make_model(spec, key=key))
+            for key in (KEY, second):
+                await operator.until("Ready", "True", key=key)
+            await settle(cluster)
+            for key in (KEY, second):
+                assert is_so(cluster, key, "RouteReady", "True", Reason.BY_GATEWAY)
 
     run_virtual(main)

@@ -78,6 +78,7 @@ class Reason(StrEnum):
     # RouteReady
     ROUTE_ACCEPTED = "RouteAccepted"
     BY_GATEWAY = "ByGateway"
+    NAME_TAKEN = "NameTaken"
     ROUTE_DISABLED = "RouteDisabled"
     NO_GATEWAY = "NoGateway"
     GATEWAY_API_NOT_INSTALLED = "GatewayAPINotInstalled"
@@ -219,6 +220,10 @@ REASONS: dict[Reason, tuple[str, str]] = {
     ),
     Reason.ROUTE_ACCEPTED: ("The gateway has accepted the route and resolved its backend.", "Nothing."),
     Reason.BY_GATEWAY: ("The gateway for all models takes requests for it.", "Nothing."),
+    Reason.NAME_TAKEN: (
+        "The gateway takes requests for it by namespace/name; a served name is another model's, which is older.",
+        "Choose another in servedModelNames, or give both models route.weight to share it.",
+    ),
     Reason.ROUTE_DISABLED: ("route.enabled is false.", "Nothing: the model is reached by its Service."),
     Reason.NO_GATEWAY: (
         "Neither route.parentRefs nor a default gateway of the operator is set.",

@@ -119,6 +119,7 @@ class Operator:
                 clock=utc_now,
                 timings=settings.timings,
                 on_write=self._metrics.observe_write,
+                wake=self._wake,
             )
             self._engine = Engine(
                 self._reconciler, self._queue, workers=settings.workers, observer=self._metrics.observe_pass

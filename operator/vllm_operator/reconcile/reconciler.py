@@ -29,7 +29,7 @@ from vllm_operator.api.names import (
     revision_name,
     selector_labels,
 )
-from vllm_operator.api.types import KIND, VLLMModelSpec
+from vllm_operator.api.types import KIND, Route, VLLMModelSpec
 from vllm_operator.cluster import kinds
 from vllm_operator.cluster.base import Cluster, Object, key_of
 from vllm_operator.cluster.errors import ApiError, Category
@@ -51,6 +51,7 @@ from vllm_operator.reconcile.references import LoadedReferences, load_references
 from vllm_operator.reconcile.report import Happening, Subject, Verdict
 from vllm_operator.reconcile.revisions import Pinned
 from vllm_operator.reconcile.rollout import YIELDED, is_yielded, should_yield
+from vllm_operator.reconcile.served_names import ServedNames
 from vllm_operator.reconcile.sizer import Sizer
 from vllm_operator.reconcile.urls import gateway_url
 from vllm_operator.serving.probe import Prober, Target
@@ -157,6 +158,7 @@ class Reconciler:
         timings: Timings | None = None,
         jitter: Callable[[], float] = random.random,
         on_write: Callable[[str, str], None] = lambda verb, kind: None,
+        wake: Callable[[Key], None] = lambda key: None,
     ) -> None:
         self._cluster = cluster
         self._prober = prober
@@ -167,6 +169,8 @@ class Reconciler:
         self._timings = timings or Timings()
         self._jitter = jitter
         self._on_write = on_write
+        self._wake = wake
+        self._served = ServedNames()
         self._futile: dict[tuple[str, str], tuple[str, str]] = {}
         self._gateways: dict[Key, set[Key]] = {}
         self.states: dict[Key, tuple[str, str]] = {}
@@ -207,6 +211,7 @@ class Reconciler:
         loaded = replace(loaded, children=live)
         workload = self._observe_workload(loaded, decision)
         names = self._served_names(decision)
+        self._note_names(loaded, decision, names)
         self._watch_pods(key, decision, workload)
         route, url = await self._observe_route(loaded, decision)
         observation = Observation(workload, self._prober.results(key), route)
@@ -229,6 +234,8 @@ class Reconciler:
             known.pop(key, None)
         for models in self._gateways.values():
             models.discard(key)
+        for other in self._served.forget(key):
+            self._wake(other)
 
     def models_of_gateway(self, gateway: Key) -> set[Key]:
         """Models whose routes go through a gateway."""
@@ -652,7 +659,7 @@ class Reconciler:
                     True, Reason.ROUTE_DISABLED, f"route.enabled is false; in the cluster: {inside}"
                 ), inside
             if shared := self._settings.gateway_url:
-                return RouteObservation(True, Reason.BY_GATEWAY, f'requests to {shared} with "model": "{key}"'), shared
+                return self._at_gateway(key), shared
             message = f"neither route.parentRefs nor a default gateway is set; in the cluster: {inside}"
             return RouteObservation(True, Reason.NO_GATEWAY, message), inside
         if not loaded.gateway_api:
@@ -673,6 +680,25 @@ class Reconciler:
                 where = f"{parent.get('namespace') or key.namespace}/{parent['name']}"
                 return RouteObservation(False, Reason.GATEWAY_NOT_FOUND, f"Gateway {where} does not exist"), inside
         return observe_route(loaded.children[kinds.HTTP_ROUTE], parents), url
+
+    def _note_names(self, loaded: Loaded, decision: Decision, names: Sequence[str]) -> None:
+        """Let others know, who may want the same names."""
+        if not self._settings.gateway_url or decision.spec is None:
+            return
+        created = str(loaded.model["metadata"].get("creationTimestamp", ""))
+        weight = (decision.spec.route or Route()).weight
+        for other in self._served.note(loaded.key, created=created, names=names, weight=weight):
+            self._wake(other)
+
+    def _at_gateway(self, key: Key) -> RouteObservation:
+        """What the gateway for all models does for this one."""
+        where = f'requests to {self._settings.gateway_url} with "model": "{key}"'
+        taken = self._served.taken(key)
+        if not taken:
+            return RouteObservation(True, Reason.BY_GATEWAY, where)
+        others = ", ".join(f"{name} ({owner})" for name, owner in sorted(taken.items()))
+        message = f"{where} only: names that other models have: {others}"
+        return RouteObservation(True, Reason.NAME_TAKEN, message)
 
     async def _gateway(self, key: Key, parent: Mapping[str, Any]) -> Object | None:
         if parent.get("kind", "Gateway") != "Gateway":
