@@ -2,8 +2,11 @@
 
 import base64
 import json
+import os
+import re
 import secrets
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -120,6 +123,17 @@ def test_what_goes_wrong_is_said_as_openai_says_it(gateway: Gateway) -> None:
     assert large.json()["error"]["code"] == "request_too_large"
     assert gateway.ask("/v1/models", key="").status_code == 401
     assert gateway.ask("/metrics").status_code == 404, "vLLM's own pages stay inside"
+
+
+def test_kubectl_vllm_shows_it(world: World, gateway: Gateway) -> None:
+    words = [sys.executable, "-m", "vllm_operator.cli.main", "gateway", "-n", world.operator.namespace]
+    environment = {**os.environ, **world.cluster.environment()}
+
+    def shown() -> str | None:
+        said = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True, env=environment).stdout
+        return said if re.search(rf"{gateway.namespace}/{MODEL} +{MODEL} +1/1 +serves", said) else None
+
+    assert eventually("it shows the model", shown, seconds=30)
 
 
 def test_nobody_goes_round_the_gateway(world: World, gateway: Gateway) -> None:

@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.gateway.envoy import Authority, Gateway, Pod, gateway, serve
 from tests.gateway.states import ALICE, BOB, TEAM_A, model, state
 from vllm_operator.api.names import Key
 from vllm_operator.gateway.state import ApiKey, External
+from vllm_operator.gateway.status import describe_status
 
 pytestmark = pytest.mark.cluster  # Envoy is installed as the cluster's programs are.
 
@@ -526,3 +528,31 @@ async def test_a_body_costs_no_more_memory_than_a_few_times_its_size(tmp_path: P
                 for name in (b"beta", b"alpha"):
                     assert served_by(await found.ask(filling + b',"model":"' + name + b'"}')) == "b"
             assert peak_memory(found) < 30 * size
+
+
+async def test_what_people_are_shown_of_it(tmp_path: Path) -> None:
+    async with serve("a", "b") as (a, b):
+        both = model("a", a.endpoint, b.endpoint, served_model_names=("alpha",), upstream_key=UPSTREAM)
+        shown = state(both, model("late", served_model_names=("alpha",), waiting="Starting", created="9"))
+        async with gateway(tmp_path, shown) as found:
+            await found.wait_healthy(2)
+
+            async def status() -> dict[str, Any]:
+                async with httpx.AsyncClient() as client:
+                    answer = await client.get(f"{found.admin}/clusters", params={"format": "json"})
+                return describe_status(shown, answer.json()["cluster_statuses"], found.server.rejections())
+
+            said = await status()
+            assert [each["healthy"] for each in said["models"][0]["pods"]] == [True, True]
+            assert said["names_taken"] == ["models/late: alpha is models/a's, which is older"]
+            assert (said["keys"], said["rejected"]) == (2, [])
+            assert [each["names"] for each in said["models"]] == [["alpha"], []]
+            await b.stop()
+            async with asyncio.timeout(20):
+                while all(each["healthy"] for each in said["models"][0]["pods"]):
+                    await asyncio.sleep(0.1)
+                    said = await status()
+            healthy = {each["address"]: each["healthy"] for each in said["models"][0]["pods"]}
+            assert healthy == {f"127.0.0.1:{a.endpoint.port}": True, f"127.0.0.1:{b.endpoint.port}": False}
+            for key in (ALICE.value, BOB.value, UPSTREAM):
+                assert key not in json.dumps(said)

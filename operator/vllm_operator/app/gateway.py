@@ -41,6 +41,7 @@ from vllm_operator.gateway.gather import (
 )
 from vllm_operator.gateway.render import render
 from vllm_operator.gateway.state import MEBIBYTE, GatewayState
+from vllm_operator.gateway.status import describe_status
 from vllm_operator.gateway.xds import XdsServer
 
 log = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ def add_agent_arguments(parser: argparse.ArgumentParser, environment: Mapping[st
         (
             "http-address",
             "0.0.0.0:8081",
-            "where /healthz, /readyz, /metrics and /metrics/envoy are served",
+            "where /healthz, /readyz, /status, /metrics and /metrics/envoy are served",
             "HOST:PORT",
         ),
     ):
@@ -221,7 +222,7 @@ class GatewayAgent:
             ready=lambda: self._told is not None and self._envoy_ready,
             host=settings.host,
             port=settings.port,
-            more=[web.get("/metrics/envoy", self._envoy_metrics)],
+            more=[web.get("/metrics/envoy", self._envoy_metrics), web.get("/status", self._status)],
         )
 
     def stop(self) -> None:
@@ -422,6 +423,17 @@ class GatewayAgent:
         except httpx.HTTPError as error:
             return web.Response(status=503, text=f"Envoy does not answer: {type(error).__name__}\n")
         return web.Response(body=answer.content, headers={"content-type": "text/plain; version=0.0.4"})
+
+    async def _status(self, _: web.Request) -> web.Response:
+        """What Envoy was told, how it finds the pods, and what it has not taken: for `kubectl vllm gateway`."""
+        try:
+            answer = await self._client.get(f"{self._admin}/clusters", params={"format": "json"})
+            clusters = answer.json().get("cluster_statuses") or []
+        except (httpx.HTTPError, ValueError):
+            clusters = []
+        state = self._told or GatewayState()
+        document = describe_status(state, clusters, self._server.rejections())
+        return web.json_response({"version": __version__, **document, "problems": list(self._problems)})
 
     async def _drain(self) -> None:
         """Wait until no request is under way any more: Envoy, a sidecar, is ended by the kubelet after the agent.
