@@ -8,10 +8,10 @@ sends decides anything.
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from vllm_operator.api.names import Key, content_hash
+from vllm_operator.api.names import Key
 from vllm_operator.gateway.naming import Names, Share, decide_names, own_name
 from vllm_operator.gateway.scripts import (
     ASKING,
@@ -66,8 +66,6 @@ class Resources:
 
     by_type: Mapping[str, Mapping[str, JSONObject]]
     names: Names
-    versions: Mapping[str, str] = field(default_factory=dict)
-    """Type → hash of its resources."""
 
 
 def render(state: GatewayState) -> Resources:
@@ -81,7 +79,7 @@ def render(state: GatewayState) -> Resources:
         EXTENSION: {AUTHENTICATION: build_authentication(state), LIMITS: build_limits(state)},
         ROUTES: {ROUTE_CONFIGURATION: build_routes(state, names)},
     }
-    return Resources(by_type, names, {kind: content_hash(found) for kind, found in by_type.items()})
+    return Resources(by_type, names)
 
 
 def cluster_name(key: Key) -> str:
@@ -379,8 +377,26 @@ def build_routes(state: GatewayState, names: Names) -> JSONObject:
         "name": ROUTE_CONFIGURATION,
         "max_direct_response_body_size_bytes": 8 * 1024 * 1024,
         "request_headers_to_remove": [CLIENT_HEADER, KEYLESS_HEADER, *KEY_HEADERS],
-        "virtual_hosts": [{"name": "models", "domains": ["*"], "routes": routes}],
+        "virtual_hosts": [{"name": "models", "domains": ["*"], "retry_policy": RETRIES, "routes": routes}],
     }
+
+
+RETRIES: JSONObject = {
+    "retry_on": "reset,connect-failure,refused-stream,retriable-status-codes",
+    "retriable_status_codes": [503],
+    "num_retries": 3,
+    "retry_host_predicate": [
+        {
+            "name": "envoy.retry_host_predicates.previous_hosts",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+            },
+        }
+    ],
+    "host_selection_retry_max_attempts": 5,
+    "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
+}
+"""For all routes: once for the host, not a thousand times. An answer that has begun is never asked for again."""
 
 
 def _seen_by(callers: frozenset[Key] | None) -> list[JSONObject]:
@@ -493,21 +509,6 @@ def _lead(serving: list[Share], names: list[str]) -> JSONObject:
     action: JSONObject = {
         # Answers take as long as they take: a limit would cut streams.
         "timeout": "0s",
-        "retry_policy": {
-            "retry_on": "reset,connect-failure,refused-stream,retriable-status-codes",
-            "retriable_status_codes": [503],
-            "num_retries": 3,
-            "retry_host_predicate": [
-                {
-                    "name": "envoy.retry_host_predicates.previous_hosts",
-                    "typed_config": {
-                        "@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
-                    },
-                }
-            ],
-            "host_selection_retry_max_attempts": 5,
-            "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
-        },
     }
     balance = serving[0].model.balance
     if balance == "session":
