@@ -207,7 +207,7 @@ def test_no_request_fails_while_everything_changes(world: World, gateway: Gatewa
     """A new key; the agents killed; the gateway's pods replaced; no operator; the model rolled out."""
     namespace = world.operator.namespace
     before = world.pod(gateway.namespace, MODEL)
-    with Traffic(gateway.url, MODEL, key=gateway.key, clients=3) as traffic:
+    with Traffic(gateway.url, MODEL, key=gateway.key, clients=3, streams=2) as traffic:
 
         def go_on(what: str) -> None:
             count = len(traffic.replies)

@@ -21,10 +21,14 @@ class Reply:
     status: int
     """0: no answer, and `text` says why."""
     text: str
+    stream: bool = False
 
     @property
     def good(self) -> bool:
-        """Whether it is a completion."""
+        """Whether it is a completion: of a stream, one that came to its own end. vLLM ends one that it is stopped in politely, too."""
+        if self.stream:
+            ended = self.text.rstrip().endswith("data: [DONE]")
+            return self.status == 200 and ended and '"finish_reason":"abort"' not in self.text
         return self.status == 200 and bool(self.json()["choices"])
 
     def json(self) -> dict[str, Any]:
@@ -33,10 +37,13 @@ class Reply:
         return body
 
 
-def complete(url: str, model: str, *, key: str | None = None, max_tokens: int = 8, timeout: float = 60.0) -> Reply:
-    """Ask for a chat completion, not streamed, over a connection of its own."""
+def complete(
+    url: str, model: str, *, key: str | None = None, max_tokens: int = 8, stream: bool = False, timeout: float = 60.0
+) -> Reply:
+    """Ask for a chat completion over a connection of its own."""
     parts = urlsplit(url)
-    body = {"model": model, "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": max_tokens}
+    messages = [{"role": "user", "content": "Hello!"}]
+    body: dict[str, Any] = {"model": model, "messages": messages, "max_tokens": max_tokens, "stream": stream}
     headers = {"Content-Type": "application/json", "Connection": "close"}
     if key is not None:
         headers["Authorization"] = f"Bearer {key}"
@@ -50,14 +57,19 @@ def complete(url: str, model: str, *, key: str | None = None, max_tokens: int = 
         status, text = 0, f"{type(error).__name__}: {error}"
     finally:
         connection.close()
-    return Reply(sent, time.monotonic() - sent, status, text)
+    return Reply(sent, time.monotonic() - sent, status, text, stream)
 
 
 class Traffic:
     """A steady stream of completions from several clients, from beginning to end of a `with`."""
 
-    def __init__(self, url: str, model: str, *, key: str | None = None, clients: int = 3, pause: float = 0.1) -> None:
-        self._ask = lambda: complete(url, model, key=key)
+    def __init__(
+        self, url: str, model: str, *, key: str | None = None, clients: int = 3, pause: float = 0.1, streams: int = 0
+    ) -> None:
+        """`streams`: clients, besides the others, that have long answers streamed."""
+        self._ask = [lambda: complete(url, model, key=key)] * clients
+        self._ask += [lambda: complete(url, model, key=key, stream=True, max_tokens=200)] * streams
+        clients += streams
         self._pause = pause
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(clients)]
@@ -65,9 +77,9 @@ class Traffic:
         self._numbers = itertools.count()
 
     def _run(self) -> None:
-        replies = self._replies[next(self._numbers)]
+        number = next(self._numbers)
         while not self._stop.is_set():
-            replies.append(self._ask())
+            self._replies[number].append(self._ask[number]())
             self._stop.wait(self._pause)
 
     @property
@@ -99,4 +111,6 @@ class Traffic:
             return "no requests"
         slow = sorted(reply.seconds for reply in replies)
         p50, p99 = slow[len(slow) // 2], slow[min(len(slow) - 1, len(slow) * 99 // 100)]
-        return f"{len(replies)} requests, {len(self.failures)} failed, p50 {p50:.2f} s, p99 {p99:.2f} s, longest {slow[-1]:.2f} s"
+        streams = [reply for reply in replies if reply.stream]
+        of_these = f" (of these {len(streams)} streams)" if streams else ""
+        return f"{len(replies)} requests{of_these}, {len(self.failures)} failed, p50 {p50:.2f} s, p99 {p99:.2f} s, longest {slow[-1]:.2f} s"
