@@ -7,7 +7,6 @@ import re
 import secrets
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -184,13 +183,11 @@ def test_teams_see_what_is_theirs(world: World, gateway: Gateway) -> None:
         body = {"model": MODEL, "prompt": PROMPT, "max_tokens": 4}
         assert gateway.ask("/v1/completions", body, key=key).status_code == 404
         world.edit(gateway.namespace, MODEL, {"auth": {"callers": [{}, {"namespace": namespace}]}})
-        began = time.monotonic()
         eventually(
             "the other team may use it",
             lambda: gateway.ask("/v1/completions", body, key=key).status_code == 200,
             seconds=30,
         )
-        assert time.monotonic() - began < 30
         assert gateway.ask("/v1/completions", body).status_code == 200
         world.edit(gateway.namespace, MODEL, {"auth": None})
         eventually(
