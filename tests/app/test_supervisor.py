@@ -18,8 +18,9 @@ def supervised(script: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     try:
         yield process
     finally:
-        process.kill()
-        process.communicate()
+        # What it has started ends with it, unless it ends by force.
+        process.terminate()
+        process.communicate(timeout=20)
 
 
 def line(process: subprocess.Popen[str]) -> str:

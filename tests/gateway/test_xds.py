@@ -157,6 +157,22 @@ async def test_what_envoy_is_about_to_leave_is_not_what_it_has(
         task.cancel()
 
 
+async def test_what_goes_and_comes_back_at_once_is_still_there(
+    server: xds.XdsServer, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Envoy is never told of it, so that it has nothing to say either."""
+    monkeypatch.setattr(xds, "TAKEN_WITHIN", 5.0)
+    monkeypatch.setattr(xds, "HOLD", 20.0)
+    a, b = model("a", POD), model("b", POD)
+    envoy = Envoy(client)
+    await server.publish(render(state(a, b)))
+    async with asyncio.timeout(2):
+        for _ in range(3):
+            await server.publish(render(state(a)))
+            await server.publish(render(state(a, b)))
+    await envoy.close()
+
+
 async def test_a_refusal_is_noted_and_asked_again_slowly(server: xds.XdsServer, client: Client) -> None:
     await server.publish(render(state(model("a", POD))))
     _, first = await ask(client, "routes", "models")

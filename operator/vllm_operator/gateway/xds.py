@@ -117,7 +117,10 @@ class XdsServer:
     def _forget_others(self, kind: str) -> None:
         """Forget what was asked of resources of this type that are no more."""
         there = self._versions[kind]
-        for subject in [each for each in self._taken if each[0] == kind and not there.keys() >= set(each[1])]:
+        # A question that is held says what Envoy has: it may come back before Envoy is told that it is gone.
+        for subject in [
+            each for each in self._taken.keys() - self._held if each[0] == kind and not there.keys() >= set(each[1])
+        ]:
             del self._taken[subject]
         for question in [each for each in self._sent if each[1] == kind and not there.keys() >= set(each[2])]:
             self._sent.pop(question)
