@@ -15,6 +15,7 @@ import openai
 import pytest
 
 from tests.apiserver import Object
+from tests.cluster import LocalCluster
 from tests.demo.installation import gateway_values
 
 from . import node
@@ -201,7 +202,7 @@ def test_teams_see_what_is_theirs(world: World, gateway: Gateway) -> None:
 
 
 def test_no_request_fails_while_everything_changes(world: World, gateway: Gateway, measured: Measured) -> None:
-    """A new key; the agents killed; the gateway's pods replaced; no operator; the model rolled out."""
+    """A new key; the agents killed; the gateway's pods replaced; no operator; no API server; the model rolled out."""
     namespace = world.operator.namespace
     before = world.pod(gateway.namespace, MODEL)
     with Traffic(gateway.url, MODEL, key=gateway.key, clients=3, streams=2) as traffic:
@@ -233,11 +234,14 @@ def test_no_request_fails_while_everything_changes(world: World, gateway: Gatewa
             seconds=120,
         )
         go_on("the gateway's pods were replaced")
+        gateway_pods = pods(world)
         world.cluster.kubectl("-n", namespace, "scale", f"deployment/{world.operator.release}", "--replicas=0")
         eventually("no operator", lambda: not world.operator_pods(), seconds=60)
         go_on("the operator is down")
         world.cluster.kubectl("-n", namespace, "scale", f"deployment/{world.operator.release}", "--replicas=1")
         world.wait_for_leader()
+        if type(world.cluster) is LocalCluster:  # Nobody else's API server is killed.
+            _without_api_server(world, gateway, gateway_pods, go_on)
         world.edit(gateway.namespace, MODEL, {"engine": {"maxModelLen": 1024}})
         world.wait_condition(gateway.namespace, MODEL, "Reconciling", "True", "RollingOut", seconds=60)
         world.wait_ready(gateway.namespace, MODEL)
@@ -249,6 +253,25 @@ def test_no_request_fails_while_everything_changes(world: World, gateway: Gatewa
         go_on("the model rolled out")
     measured(traffic.summary())
     assert not traffic.failures, traffic.failures[:3]
+
+
+def _without_api_server(
+    world: World, gateway: Gateway, gateway_pods: list[Object], go_on: Callable[[str], None]
+) -> None:
+    """Envoy goes on with what it was told, though the agents that told it can no longer ask anybody."""
+    world.cluster.kill("kube-apiserver")
+    try:
+        for pod in gateway_pods:
+            node.kill(node.processes(pod, command="-m vllm_operator gateway"))
+        go_on("the API server is away, and the agents were killed")
+    finally:
+        world.cluster.start("kube-apiserver")
+    eventually("the API server is back", world.cluster.answers, seconds=120)
+    world.wait_for_leader(seconds=120)
+    last = f"sk-{secrets.token_urlsafe(24)}"
+    world.apply(gateway.namespace, key_secret("team", alice=gateway.key, erin=last))
+    eventually("the agents are back", lambda: gateway.ask("/v1/models", key=last).status_code == 200, seconds=90)
+    go_on("the API server is back")
 
 
 def _ready(pod: Object) -> bool:
