@@ -8,7 +8,6 @@ from typing import Any
 import httpx
 import pytest
 from prometheus_client import generate_latest
-from prometheus_client.parser import text_string_to_metric_families
 
 from tests.gateway.envoy import gateway, serve
 from tests.gateway.states import ALICE, TEAM_A, model, state
@@ -20,6 +19,8 @@ pytestmark = pytest.mark.cluster  # Envoy is installed as the cluster's programs
 BOARD = Path(__file__).resolve().parents[2] / "charts/vllm-operator/files/dashboards/gateway.json"
 SELECTOR = re.compile(r"\b([a-z_]+)\{([^}]*)\}")
 MATCHER = re.compile(r'([a-z_]+)(=~|=)"([^"]*)"')
+SAMPLE = re.compile(r"^([a-z_]+)(?:\{(.*)\})? [^ ]+$", re.MULTILINE)
+LABEL = re.compile(r'([a-z_]+)="([^"]*)"')
 GROUPS = re.compile(r"\bby \(([^)]*)\)")
 
 Series = dict[str, list[dict[str, str]]]
@@ -42,11 +43,11 @@ def _variables(board: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def read(text: str) -> Series:
+    """As Prometheus does. prometheus_client's parser would put _total behind Envoy's counters."""
     found: Series = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            # What Prometheus adds to all.
-            found.setdefault(sample.name, []).append({**sample.labels, "job": "vllm-operator-gateway-metrics"})
+    for name, labels in SAMPLE.findall(text):
+        # The job is what Prometheus adds to all.
+        found.setdefault(name, []).append({**dict(LABEL.findall(labels)), "job": "vllm-operator-gateway-metrics"})
     return found
 
 
