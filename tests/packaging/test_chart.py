@@ -114,6 +114,7 @@ VARIANTS |= {
             "podLabels": {"sidecar.istio.io/inject": "false"},
             "podAnnotations": {"example.com/note": "yes"},
             "serviceAccount": {"annotations": {"example.com/role": "gateway"}},
+            "dashboard": {"enabled": True, "labels": {"folder": "models"}},
         }
     },
     "gateway, as little as possible": VARIANTS["as little as possible"]
@@ -360,6 +361,7 @@ def test_the_definition_survives_templating() -> None:
         ({"networkPolicy": {"enabled": True, "extraEgress": [{}]}}, "there is nothing to add to"),
         ({"serviceAccount": {"create": False}}, "serviceAccount.name must name a ServiceAccount that exists"),
         ({"gateway": {"route": {"parentRefs": [{"name": "x"}]}}}, "gateway.enabled is false"),
+        ({"gateway": {"dashboard": {"enabled": True}}}, "gateway.enabled is false"),
         ({"gateway": {"enabled": True, "route": {"hostnames": ["x"]}}}, "gateway.route.parentRefs is empty"),
         ({"gateway": {"enabled": True, "networkPolicyFrom": [{}]}}, "networkPolicy.enabled is false"),
         ({"gateway": {"enabled": True, "serviceAccount": {"create": False}}}, "gateway.serviceAccount.name must name"),

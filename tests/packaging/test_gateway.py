@@ -1,5 +1,6 @@
 """The gateway of the Helm chart: off by default, apart from the operator, safe to restart."""
 
+import json
 from typing import Any
 
 import pytest
@@ -312,3 +313,35 @@ def test_notes_name_the_address() -> None:
     assert result.returncode == 0, result.stderr
     notes = result.stdout.split("NOTES:", 1)[1]
     assert f"http://vllm-operator-gateway.{NAMESPACE}.svc.cluster.local/v1" in notes
+    assert "defaultGateway" not in notes, "it is not used where there is a gateway"
+
+
+def test_the_dashboard_is_where_grafana_finds_it() -> None:
+    assert not of_kind(render(ON), "ConfigMap")
+    found = only(_gateway(_with(dashboard={"enabled": True})), "ConfigMap")
+    assert found["metadata"]["name"] == "vllm-operator-gateway-dashboard"
+    assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
+    [(name, text)] = found["data"].items()
+    assert name.endswith(".json")
+    # Grafana's words in braces are not Helm's.
+    assert text == (CHART / "files/dashboards/gateway.json").read_text()
+    more = {"grafana_dashboard": "yes", "folder": "models", "app.kubernetes.io/name": "other"}
+    labels = only(_gateway(_with(dashboard={"enabled": True, "labels": more})), "ConfigMap")["metadata"]["labels"]
+    assert (labels["grafana_dashboard"], labels["folder"]) == ("yes", "models")
+    assert labels["app.kubernetes.io/name"] == "vllm-operator-gateway"
+
+
+def test_the_dashboards_panels_do_not_overlap() -> None:
+    """What they ask for is looked at by tests/gateway/test_dashboard.py."""
+    board = json.loads((CHART / "files/dashboards/gateway.json").read_text())
+    panels = board["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    covered: set[tuple[int, int]] = set()
+    for panel in panels:
+        at = panel["gridPos"]
+        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        assert not cells & covered, panel["title"]
+        assert max(x for x, _ in cells) < 24
+        covered |= cells
+        assert panel["type"] == "row" or panel["targets"]
+        assert panel["title"]

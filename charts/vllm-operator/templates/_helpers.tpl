@@ -158,6 +158,9 @@ expression.
 {{- if and $gateway.route.hostnames (not $gateway.route.parentRefs) -}}
 {{- fail "gateway.route.hostnames is set but gateway.route.parentRefs is empty, so no route is made. Name the Gateway in parentRefs or drop hostnames." -}}
 {{- end -}}
+{{- if and $gateway.dashboard.enabled (not $gateway.enabled) -}}
+{{- fail "gateway.dashboard.enabled is true but gateway.enabled is false, so there is nothing to show. Set both to true." -}}
+{{- end -}}
 {{- if $gateway.enabled -}}
 {{- $repository := include "vllm-operator.repositoryPattern" . -}}
 {{- if not (regexMatch $repository $gateway.envoy.image.repository) -}}
