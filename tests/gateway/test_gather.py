@@ -116,6 +116,11 @@ def test_why_it_does_not_serve() -> None:
     assert one(model(status={"conditions": [ready]}), slices=(slice_of("qwen", "10.0.0.1"),)).waiting is None
 
 
+def test_a_model_without_a_route_is_not_the_gateways() -> None:
+    assert read(model(route={"enabled": False})).state.models == ()
+    assert len(read(model(route={"enabled": True})).state.models) == 1
+
+
 def test_a_model_that_goes_is_gone() -> None:
     going = model()
     going["metadata"]["deletionTimestamp"] = "2026-11-21T11:00:00Z"

@@ -146,8 +146,9 @@ def test_a_foreign_secret_of_that_name_is_left_alone() -> None:
         {"auth": {"apiKeySecretRef": {"name": "mine", "key": "key"}}},
         {"engine": {"env": [{"name": "VLLM_API_KEY", "value": "public"}]}},
         {"route": {"parentRefs": [{"name": "gateway"}]}},
+        {"route": {"enabled": False}},
     ],
-    ids=["a key of the user's", "a variable of the user's", "a route of its own"],
+    ids=["a key of the user's", "a variable of the user's", "a route of its own", "no route at all"],
 )
 def test_no_key_is_made_where_callers_need_another(spec: dict[str, Any]) -> None:
     async def main() -> None:
@@ -158,7 +159,7 @@ def test_no_key_is_made_where_callers_need_another(spec: dict[str, Any]) -> None
             cluster.put(kinds.VLLM_MODEL, make_model({"model": "a/b", **spec}))
             await operator.until("WorkloadAvailable", "True")
             assert cluster.peek(kinds.SECRET, SECRET) is None
-            assert len(cluster.objects(kinds.HTTP_ROUTE)) == ("route" in spec)
+            assert len(cluster.objects(kinds.HTTP_ROUTE)) == ("parentRefs" in spec.get("route", {}))
 
     run_virtual(main)
 

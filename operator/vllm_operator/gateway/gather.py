@@ -52,6 +52,7 @@ def gather(
             read_model(each, pods.get(_key(each), ()), callers, engine_keys)
             for each in models
             if "deletionTimestamp" not in each["metadata"]
+            and (each["spec"].get("route") or {}).get("enabled") is not False
         ),
         keys=keys,
         largest_body=largest_body,

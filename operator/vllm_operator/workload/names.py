@@ -13,10 +13,11 @@ def served_model_names(spec: VLLMModelSpec, name: str) -> list[str]:
 def generated_key_secret(spec: VLLMModelSpec, key: Key, settings: BuildSettings) -> str | None:
     """Secret with a generated key that vLLM is to ask for, so that nobody goes round the gateway; None: there is none.
 
-    There is none where the user has said which, and where requests come by a route of the model's own.
+    There is none where the user has said which, and where requests come past the gateway: by a route of the model's own, or,
+    with route.enabled: false, by its Service alone.
     """
     route = spec.route or Route()
-    if not settings.gateway_url or (route.parent_refs and route.enabled is not False):
+    if not settings.gateway_url or route.parent_refs or route.enabled is False:
         return None
     if spec.auth is not None and spec.auth.api_key_secret_ref is not None:
         return None
