@@ -117,6 +117,8 @@ class Demo:
         document["metadata"] = {"name": LOADING, "namespace": NAMESPACE}
         self._cluster.kubectl("apply", "-f", "-", stdin=json.dumps(document))
         try:
+            words = ("wait", f"vllm/{LOADING}", "--for=condition=Reconciling", f"--timeout={ANSWER_SECONDS:g}s")
+            self._cluster.kubectl("-n", NAMESPACE, *words, timeout=ANSWER_SECONDS + 10)
             self._ask(url, LOADING, expected=503)
         finally:
             self._cluster.kubectl("-n", NAMESPACE, "delete", "vllm", LOADING, "--wait=false")

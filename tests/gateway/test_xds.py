@@ -177,6 +177,8 @@ async def test_a_refusal_is_noted_and_asked_again_slowly(server: xds.XdsServer, 
     await server.publish(render(state(model("a", POD))))
     _, first = await ask(client, "routes", "models")
     began = asyncio.get_running_loop().time()
+    assert (await ask(client, "routes", "models"))[1] == first
+    assert server.rejections() == [], "it may have been started anew"
     for _ in range(3):
         assert (await ask(client, "routes", "models"))[1] == first
     assert asyncio.get_running_loop().time() - began > 0.8

@@ -66,6 +66,8 @@ class XdsServer:
     """Type → version of all of it."""
     _held: dict[_Subject, set[asyncio.Future[None]]] = field(default_factory=dict)
     _rejected: dict[_Question, Rejection] = field(default_factory=dict)
+    _anew: set[_Question] = field(default_factory=set)
+    """Asked again from nothing, once."""
     _sent: dict[_Question, str] = field(default_factory=dict)
     _taken: dict[_Subject, str] = field(default_factory=dict)
     """What a question is about → the version that Envoy says it has."""
@@ -125,6 +127,7 @@ class XdsServer:
         for question in [each for each in self._sent if each[1] == kind and not there.keys() >= set(each[2])]:
             self._sent.pop(question)
             self._rejected.pop(question, None)
+            self._anew.discard(question)
 
     async def _wait_taken(self, subjects: list[_Subject]) -> None:
         """Wait until Envoy has what was published, or has not said so for a while."""
@@ -177,12 +180,17 @@ class XdsServer:
         self._heard.set()
         if kind in self.published:
             version = self._version(kind, names)
-            if self._sent.get(question) == version != has:
-                # It was told and did not take it (or has been started anew): asked again at once, it would do nothing else.
+            again = self._sent.get(question) == version != has
+            if again and (has or question in self._anew):
+                # It was told and did not take it: asked again at once, it would do nothing else.
                 self._rejected[question] = Rejection(kind, names, version)
                 await self._wait_other(kind, names, version, REJECTED_HOLD)
+            elif again:
+                # With nothing at all it may have been started anew, or have made the cluster anew: once is no refusal.
+                self._anew.add(question)
             else:
                 self._rejected.pop(question, None)
+                self._anew.discard(question)
         await self._wait_other(kind, names, has, HOLD)
         version = self._version(kind, names)
         if kind not in self.published or version == has:
