@@ -55,10 +55,14 @@ class Requests:
         self.access = Access.from_kubeconfig(kubeconfig)
         self.http = httpx.Client(
             base_url=self.access.host,
-            verify=self.access.tls,
             headers={"Accept": "application/json", "User-Agent": agent, **self.access.headers},
             timeout=timeout,
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+            # Of connecting only, before anything is sent: one TLS handshake among threads has failed in some hundred thousand.
+            transport=httpx.HTTPTransport(
+                verify=self.access.tls,
+                limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+                retries=1,
+            ),
         )
 
     def close(self) -> None:
