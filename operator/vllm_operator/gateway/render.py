@@ -140,7 +140,8 @@ def build_cluster(model: GatewayModel) -> JSONObject:
                 "no_traffic_interval": "5s",
                 "unhealthy_threshold": 2,
                 "healthy_threshold": 1,
-                "http_health_check": {"path": "/health"},
+                # Otherwise Envoy says the cluster's name, which is no name of a host.
+                "http_health_check": {"path": "/health", "host": "vllm"},
             }
         ]
     elif model.external.tls:
