@@ -74,9 +74,16 @@ async def backend(folder: Path) -> AsyncIterator[Endpoint]:
         },
         "http_filters": [
             {
+                "name": "buffer",  # An answer before the body's end would close the connection.
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer",
+                    "max_request_bytes": 1024 * 1024,
+                },
+            },
+            {
                 "name": "router",
                 "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
-            }
+            },
         ],
     }
     document = {

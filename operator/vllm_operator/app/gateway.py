@@ -22,7 +22,16 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from vllm_operator import __version__
 from vllm_operator.api.names import LABEL_API_KEYS, LABEL_ENGINE_KEY, LABEL_MODEL, Key
 from vllm_operator.app.http import HealthServer
-from vllm_operator.app.settings import PREFIX, SettingsError, add_log_arguments, read_address, read_number
+from vllm_operator.app.settings import (
+    SettingsError,
+    add_log_arguments,
+    flag_adder,
+    read_address,
+    read_log_format,
+    read_log_level,
+    read_namespaces,
+    read_number,
+)
 from vllm_operator.cluster import kinds
 from vllm_operator.cluster.base import Object
 from vllm_operator.cluster.errors import ApiError
@@ -90,53 +99,33 @@ def add_bootstrap_arguments(parser: argparse.ArgumentParser, environment: Mappin
 
 def add_agent_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str] = os.environ) -> None:
     """How the agent runs."""
-    for name, default, text, metavar in (
-        ("namespaces", "", "namespaces whose models are served, separated by commas; none: all", "A,B"),
-        (
-            "http-address",
-            "0.0.0.0:8081",
-            "where /healthz, /readyz, /status, /metrics and /metrics/envoy are served",
-            "HOST:PORT",
-        ),
-    ):
-        variable = PREFIX + name.upper().replace("-", "_")
-        parser.add_argument(
-            f"--{name}",
-            default=environment.get(variable) or default,
-            metavar=metavar,
-            help=f"{text} [{variable}; default: {default or 'none'}]",
-        )
+    add = flag_adder(parser, environment)
+    add("namespaces", "", "namespaces whose models are served, separated by commas; none: all", metavar="A,B")
+    paths = "/healthz, /readyz, /status, /metrics and /metrics/envoy"
+    add("http-address", "0.0.0.0:8081", f"where {paths} are served", metavar="HOST:PORT")
     _add_shared_arguments(parser, environment)
     add_log_arguments(parser, environment)
 
 
 def _add_shared_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:
-    for name, default, text, metavar in (
-        ("admin-port", "9901", "port of Envoy's administration interface, on loopback", "N"),
-        ("xds-port", "9902", "port on loopback where Envoy asks for its configuration", "N"),
-        ("largest-body", "64Mi", "largest body of a request, e.g. 64Mi", "SIZE"),
-    ):
-        variable = PREFIX + name.upper().replace("-", "_")
-        parser.add_argument(
-            f"--{name}",
-            default=environment.get(variable) or default,
-            metavar=metavar,
-            help=f"{text} [{variable}; default: {default}]",
-        )
+    add = flag_adder(parser, environment)
+    add("admin-port", "9901", "port of Envoy's administration interface, on loopback", metavar="N")
+    add("xds-port", "9902", "port on loopback where Envoy asks for its configuration", metavar="N")
+    add("largest-body", "64Mi", "largest body of a request, e.g. 64Mi", metavar="SIZE")
 
 
 def read_agent_settings(arguments: argparse.Namespace) -> AgentSettings:
     """Settings from parsed arguments. Raises SettingsError."""
     host, port = read_address("--http-address", arguments.http_address)
     return AgentSettings(
-        namespaces=tuple(sorted({name.strip() for name in arguments.namespaces.split(",") if name.strip()})),
+        namespaces=read_namespaces(arguments.namespaces),
         host=host,
         port=port,
         admin_port=_port("--admin-port", arguments.admin_port),
         xds_port=_port("--xds-port", arguments.xds_port),
         largest_body=_size("--largest-body", arguments.largest_body),
-        log_format=arguments.log_format,
-        log_level=arguments.log_level,
+        log_format=read_log_format(arguments.log_format),
+        log_level=read_log_level(arguments.log_level),
     )
 
 

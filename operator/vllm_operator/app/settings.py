@@ -5,7 +5,7 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Protocol, cast
 
 from vllm_operator.api.names import Key
 from vllm_operator.engine.images import parse_version
@@ -57,19 +57,7 @@ class SettingsError(ValueError):
 def add_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str] = os.environ) -> None:
     """Add a flag for each setting; its default comes from the environment."""
     defaults = BuildSettings()
-
-    def add(
-        name: str, default: str, help_text: str, *, metavar: str = "VALUE", choices: Sequence[str] | None = None
-    ) -> None:
-        variable = PREFIX + name.upper().replace("-", "_")
-        parser.add_argument(
-            f"--{name}",
-            default=environment.get(variable) or default,
-            metavar=None if choices else metavar,
-            choices=choices,
-            help=f"{help_text} [{variable}; default: {default or 'none'}]".replace("%", "%%"),
-        )
-
+    add = flag_adder(parser, environment)
     add("namespaces", "", "namespaces to watch, separated by commas; none: all", metavar="A,B")
     add("workers", "16", "models reconciled at the same time", metavar="N")
     add("http-address", "0.0.0.0:8080", "where /healthz, /readyz and /metrics are served", metavar="HOST:PORT")
@@ -133,24 +121,59 @@ def add_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str
 
 def add_log_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str] = os.environ) -> None:
     """Add the flags of the log."""
-    for name, default, text, choices in (
-        ("log-format", "json", "how log lines are written", _LOG_FORMATS),
-        ("log-level", "info", "least level that is logged", _LOG_LEVELS),
-    ):
+    add = flag_adder(parser, environment)
+    add("log-format", "json", "how log lines are written", choices=_LOG_FORMATS)
+    add("log-level", "info", "least level that is logged", choices=_LOG_LEVELS)
+
+
+class AddFlag(Protocol):
+    """Adds a flag."""
+
+    def __call__(
+        self, name: str, default: str, help_text: str, *, metavar: str = "VALUE", choices: Sequence[str] | None = None
+    ) -> None:
+        """`name` without the dashes; `default` holds where neither the command line nor the environment says anything."""
+        ...
+
+
+def flag_adder(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> AddFlag:
+    """What adds flags whose defaults come from the environment: VLLM_OPERATOR_ and the flag's name."""
+
+    def add(
+        name: str, default: str, help_text: str, *, metavar: str = "VALUE", choices: Sequence[str] | None = None
+    ) -> None:
         variable = PREFIX + name.upper().replace("-", "_")
         parser.add_argument(
             f"--{name}",
             default=environment.get(variable) or default,
+            metavar=None if choices else metavar,
             choices=choices,
-            help=f"{text} [{variable}; default: {default}]",
+            help=f"{help_text} [{variable}; default: {default or 'none'}]".replace("%", "%%"),
         )
+
+    return add
+
+
+def read_namespaces(text: str) -> tuple[str, ...]:
+    """Namespaces, separated by commas."""
+    return tuple(sorted({name.strip() for name in text.split(",") if name.strip()}))
+
+
+def read_log_format(text: str) -> str:
+    """A format of log lines. Raises SettingsError."""
+    return _choice("--log-format", text, _LOG_FORMATS)
+
+
+def read_log_level(text: str) -> str:
+    """A level of the log. Raises SettingsError."""
+    return _choice("--log-level", text, _LOG_LEVELS)
 
 
 def read_settings(arguments: argparse.Namespace) -> Settings:
     """Settings from parsed arguments. Raises SettingsError naming the flag, its value and what would be right."""
     host, port = read_address("--http-address", arguments.http_address)
     return Settings(
-        namespaces=tuple(sorted({name.strip() for name in arguments.namespaces.split(",") if name.strip()})),
+        namespaces=read_namespaces(arguments.namespaces),
         workers=read_number("--workers", arguments.workers, least=1, most=256),
         http_host=host,
         http_port=port,
@@ -162,8 +185,8 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
         inspect_image=arguments.inspect_image.strip(),
         own_pod=_own_pod(os.environ),
         hub_endpoint=_endpoint("--hub-endpoint", arguments.hub_endpoint),
-        log_format=_choice("--log-format", arguments.log_format, _LOG_FORMATS),
-        log_level=_choice("--log-level", arguments.log_level, _LOG_LEVELS),
+        log_format=read_log_format(arguments.log_format),
+        log_level=read_log_level(arguments.log_level),
         timings=Timings(
             resync=_number("--resync-interval", arguments.resync_interval, least=5, most=86400),
             references=_number("--reference-interval", arguments.reference_interval, least=1, most=3600),

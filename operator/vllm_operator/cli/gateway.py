@@ -5,11 +5,12 @@ Exit codes: 0 all is well, 1 something is wrong with the gateway (no pod answers
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from vllm_operator.cli.kubectl import KubectlError, kubectl
 
 EXIT_WELL, EXIT_TROUBLE, EXIT_USAGE = 0, 1, 2
 SELECTOR = "app.kubernetes.io/part-of=vllm-operator"
@@ -22,10 +23,6 @@ _EPILOG = """examples:
 It runs kubectl, which needs the right to list pods and to `get` pods/proxy where the gateway is.
 exit codes: 0 all is well, 1 a pod does not answer or something was rejected, 2 the cluster cannot be asked
 """
-
-
-class ClusterUnreachable(Exception):
-    """kubectl cannot be asked."""
 
 
 @dataclass
@@ -58,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Ask every pod of the gateway and show what they say."""
     try:
         found = _ask_all(arguments)
-    except ClusterUnreachable as error:
+    except KubectlError as error:
         print(f"kubectl-vllm: {error}", file=sys.stderr)
         return EXIT_USAGE
     trouble = not found or any("error" in each or each["rejected"] for each in found)
@@ -73,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _ask_all(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     where = ["-n", arguments.namespace] if arguments.namespace else ["--all-namespaces"]
-    pods = json.loads(_kubectl(arguments, "get", "pods", *where, "-l", SELECTOR, "-o", "json"))
+    pods = json.loads(kubectl("get", "pods", *where, "-l", SELECTOR, "-o", "json", context=arguments.context))
     found = []
     for pod in pods["items"]:
         if all(each["name"] != CONTAINER for each in pod["spec"]["containers"]):
@@ -87,23 +84,11 @@ def _ask_all(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         }
         path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}:{PORT}/proxy/status"
         try:
-            said |= json.loads(_kubectl(arguments, "get", "--raw", path))
-        except (ClusterUnreachable, ValueError) as error:
+            said |= json.loads(kubectl("get", "--raw", path, context=arguments.context))
+        except (KubectlError, ValueError) as error:
             said["error"] = str(error)
         found.append(said)
     return found
-
-
-def _kubectl(arguments: argparse.Namespace, *words: str) -> str:
-    command = ["kubectl", *(["--context", arguments.context] if arguments.context else []), *words]
-    try:
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout  # noqa: S603 — the user's own kubectl
-    except FileNotFoundError as error:
-        raise ClusterUnreachable("this runs kubectl, which is not there") from error
-    except subprocess.CalledProcessError as error:
-        raise ClusterUnreachable(f"kubectl {words[0]}: {' '.join(error.stderr.split())[:500]}") from error
-    except subprocess.TimeoutExpired as error:
-        raise ClusterUnreachable(f"kubectl {words[0]} did not end within 60 seconds") from error
 
 
 def describe(gateways: Sequence[dict[str, Any]]) -> list[str]:

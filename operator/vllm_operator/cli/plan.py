@@ -7,7 +7,6 @@ import argparse
 import json
 import math
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from huggingface_hub import get_token
 from pydantic import ValidationError
 
 from vllm_operator.api.types import VLLMModelSpec
+from vllm_operator.cli.kubectl import KubectlError, kubectl
 from vllm_operator.hub.bucket import read_bucket
 from vllm_operator.hub.directory import read_directory
 from vllm_operator.hub.errors import HubError, HubUnavailableError
@@ -241,22 +241,11 @@ def _pools(arguments: argparse.Namespace, spec: VLLMModelSpec | None) -> tuple[S
         if not pools:
             raise Usage("name the GPUs: --gpu NAME:MEMORY_GIB:GPUS_PER_NODE[:NODES], or --from-cluster")
         return pools, ()
-    command = [
-        "kubectl",
-        *(["--context", arguments.context] if arguments.context else []),
-        "get",
-        "nodes",
-        "-o",
-        "json",
-    ]
     try:
-        answer = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)  # noqa: S603 — the user's own kubectl
-        nodes = json.loads(answer.stdout).get("items") or []
-    except FileNotFoundError as error:
-        raise Usage("--from-cluster runs kubectl, which is not there") from error
-    except subprocess.CalledProcessError as error:
-        raise Usage(f"kubectl get nodes: {' '.join(error.stderr.split())[:500]}") from error
-    except (subprocess.TimeoutExpired, ValueError) as error:
+        nodes = json.loads(kubectl("get", "nodes", "-o", "json", context=arguments.context)).get("items") or []
+    except KubectlError as error:
+        raise Usage(f"--from-cluster: {error}") from error
+    except ValueError as error:
         raise Usage(f"kubectl get nodes: {error}") from error
     tolerations, selector = pod_constraints(spec) if spec else ((), {})
     found = read_pools(nodes, tolerations=tolerations, node_selector=selector, declared=pools)

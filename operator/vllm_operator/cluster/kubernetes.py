@@ -35,6 +35,9 @@ BUSY_RETRIES = 3
 CONFLICT_RETRIES = 5
 """Times that a write is tried again on what somebody else has just written."""
 
+Objects = list[Object]
+"""In KubernetesCluster `list` is its method."""
+
 RequestObserver = Callable[[str, str, int, float], None]
 """Called after each request with verb, kind, HTTP status (0: no answer) and seconds."""
 
@@ -96,20 +99,15 @@ class KubernetesCluster:
         """See Cluster.list. Items carry apiVersion and kind, which the API server leaves out of lists."""
         selector = ",".join(f"{name}={value}" for name, value in sorted((labels or {}).items()))
         items, _ = await self.list_at(kind, namespace=namespace, selector=selector)
-        return [*items]
+        return items
 
-    async def list_at(
-        self, kind: Kind, *, namespace: str | None = None, selector: str = ""
-    ) -> tuple[Sequence[Object], str]:
+    async def list_at(self, kind: Kind, *, namespace: str | None = None, selector: str = "") -> tuple[Objects, str]:
         """As `list`, by a label selector, with the resourceVersion from which a watch goes on."""
         query: dict[str, str] = {"limit": str(LIST_LIMIT), **({"labelSelector": selector} if selector else {})}
-        items: Sequence[Object] = []
+        items: Objects = []
         while True:
             page = await self._request("GET", kind, kind.path(namespace), query=query)
-            items = [
-                *items,
-                *({"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in page.get("items") or []),
-            ]
+            items += [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in page.get("items") or []]
             metadata = page.get("metadata", {})
             if not metadata.get("continue"):
                 return items, str(metadata.get("resourceVersion", ""))

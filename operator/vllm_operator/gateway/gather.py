@@ -8,10 +8,9 @@ from typing import Any
 
 from vllm_operator.api.names import ENGINE_KEY, LABEL_MODEL, PORT_NAME, Key, engine_key_secret
 from vllm_operator.api.types import GROUP
+from vllm_operator.cluster.base import Object, key_of
 from vllm_operator.gateway.naming import own_name
 from vllm_operator.gateway.state import ApiKey, Endpoint, GatewayModel, GatewayState
-
-Object = dict[str, Any]
 
 LONGEST_REASON = 300
 """Characters of a condition's message that callers are told."""
@@ -45,11 +44,11 @@ def gather(
     `engine_keys`: (Secret, key in it) → the key that a model's vLLM asks for.
     """
     pods, secrets = _pods(slices), list(key_secrets)
-    callers = {_key(each): dict(each["metadata"].get("labels") or {}) for each in secrets}
+    callers = {key_of(each): dict(each["metadata"].get("labels") or {}) for each in secrets}
     keys, problems = read_keys(secrets)
     state = GatewayState(
         models=tuple(
-            read_model(each, pods.get(_key(each), ()), callers, engine_keys)
+            read_model(each, pods.get(key_of(each), ()), callers, engine_keys)
             for each in models
             if "deletionTimestamp" not in each["metadata"]
             and (each["spec"].get("route") or {}).get("enabled") is not False
@@ -100,10 +99,6 @@ def keep_secret(secret: Object) -> Object:
     }
 
 
-def _key(obj: Object) -> Key:
-    return Key(obj["metadata"]["namespace"], obj["metadata"]["name"])
-
-
 def _pods(slices: Iterable[Object]) -> dict[Key, tuple[Endpoint, ...]]:
     """Model → its pods that are ready and not about to end."""
     found: dict[Key, set[Endpoint]] = {}
@@ -129,7 +124,7 @@ def read_model(
     engine_keys: Mapping[tuple[Key, str], str],
 ) -> GatewayModel:
     """One model. `callers`: Secrets with keys → their labels."""
-    key = _key(model)
+    key = key_of(model)
     spec, status = model.get("spec") or {}, model.get("status") or {}
     route, auth = spec.get("route") or {}, spec.get("auth") or {}
     names = status.get("servedModelNames") or spec.get("servedModelNames") or [key.name]
@@ -191,15 +186,15 @@ def read_keys(secrets: Iterable[Object]) -> tuple[tuple[ApiKey, ...], tuple[str,
     """Callers' keys; and what cannot be one, which is left out: Envoy would refuse all keys for it."""
     found: dict[str, ApiKey] = {}
     problems = []
-    for secret in sorted(secrets, key=_key):
+    for secret in sorted(secrets, key=key_of):
         limit = (secret["metadata"].get("annotations") or {}).get(ANNOTATION_LIMIT)
         if limit is not None and (not limit.isdecimal() or not 0 < int(limit) <= MOST_REQUESTS):
             problems.append(
-                f"Secret {_key(secret)}: {ANNOTATION_LIMIT} is {limit!r}; write a whole number from 1 to {MOST_REQUESTS}"
+                f"Secret {key_of(secret)}: {ANNOTATION_LIMIT} is {limit!r}; write a whole number from 1 to {MOST_REQUESTS}"
             )
             limit = None
         for name, text in sorted(secret["data"].items()):
-            where = f"Secret {_key(secret)}, key {name}"
+            where = f"Secret {key_of(secret)}, key {name}"
             value = decode(text)
             if value is None or not value.isascii() or not value.isprintable() or " " in value:
                 problems.append(f"{where}: no API key: a header takes only printable ASCII without blanks")
@@ -210,7 +205,7 @@ def read_keys(secrets: Iterable[Object]) -> tuple[tuple[ApiKey, ...], tuple[str,
                 problems.append(f"{where}: the same as Secret {other.secret}, key {other.name}, which keeps it")
             else:
                 found[value] = ApiKey(
-                    secret=_key(secret), name=name, value=value, requests_per_minute=int(limit) if limit else None
+                    secret=key_of(secret), name=name, value=value, requests_per_minute=int(limit) if limit else None
                 )
     return tuple(found.values()), tuple(problems)
 

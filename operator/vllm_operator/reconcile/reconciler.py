@@ -291,11 +291,16 @@ class Reconciler:
         plan = decide_plan(spec, default_accelerator=self._settings.default_accelerator)
         template = build_pod_template(key, spec, plan=plan, settings=self._settings)
         own_key = generated_key_secret(spec, key, self._settings)
-        if own_key is not None:
+        wanted_references = pod_references(template) | _auth_references(spec)
+        try:
+            references = await load_references(self._cluster, key.namespace, wanted_references)
+        except Refusal:
+            if own_key is None:
+                raise
             await self._make_engine_key(key, uid)
-        references = await load_references(
-            self._cluster, key.namespace, pod_references(template) | _auth_references(spec)
-        )
+            references = await load_references(self._cluster, key.namespace, wanted_references)
+        if own_key is not None:
+            self._check_ownership(kinds.SECRET, references.objects.get(("Secret", own_key)), uid)
         wanted_hash = revs.inputs_hash(key.name, revision_inputs(spec), references.digests)
         wanted = 0 if spec.suspend else spec.replicas
         pinned = revs.find(loaded.revisions, wanted_hash) or await self._but_for_key(loaded, spec, references, own_key)
