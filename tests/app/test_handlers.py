@@ -20,12 +20,12 @@ class Captured:
     def __init__(self, *, gateway_api: bool = True, nodes: bool = True) -> None:
         self.nodes: list[str | None] = []
         self.wanted: list[tuple[Key, float]] = []
-        self.models: list[tuple[Key, str, int]] = []
+        self.models: list[tuple[Key, str, str]] = []
         self.gateways: list[Key] = []
         self.registry = kopf.OperatorRegistry()
         register(
             self.registry,
-            want_model=lambda key, uid, generation: self.models.append((key, uid, generation)),
+            want_model=lambda key, uid, version: self.models.append((key, uid, version)),
             want=lambda key, delay: self.wanted.append((key, delay)),
             want_gateway=self.gateways.append,
             want_nodes=(lambda event, node: self.nodes.append(event)) if nodes else None,
@@ -122,10 +122,10 @@ async def test_a_model_is_wanted_at_once(type: str | None) -> None:
     assert captured.wanted == [(Key("ns", "m"), 0.0)]
 
 
-async def test_of_a_changed_model_its_generation_is_told() -> None:
+async def test_of_a_changed_model_it_is_told_what_is_wanted() -> None:
     captured = Captured()
     await captured.send(types.PLURAL, "MODIFIED", "m")
-    assert captured.models == [(Key("ns", "m"), "u", 7)]
+    assert captured.models == [(Key("ns", "m"), "u", "7/")]
     assert captured.wanted == []
 
 

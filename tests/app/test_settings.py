@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Mapping
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ FLAGS = [
     "namespaces", "workers", "http-address", "leader-election", "lease-name", "lease-namespace", "identity",
     "default-gateway", "vllm-version", "image-nvidia", "image-amd", "image-intel", "image-cpu", "default-accelerator",
     "vllm-run-as-user", "hub-endpoint", "gpu-pools", "inspect-image", "gateway-url", "probe-interval", "resync-interval",
+    "external-networks",
     "reference-interval", "yield-after", "cluster-domain",
     "log-format", "log-level",
 ]  # fmt: skip
@@ -59,6 +61,7 @@ CHANGES: list[tuple[str, str, Any]] = [
     ("build.run-as-user", "1000", 1000),
     ("build.cluster-domain", "x.y", "x.y"),
     ("build.gateway-url", "http://gateway/", "http://gateway"),
+    ("external-networks", "10.1.0.0/16, fd00::/8", (ip_network("10.1.0.0/16"), ip_network("fd00::/8"))),
     ("leader-election", "false", False),
     ("http-port", "[::1]:9000", 9000),
 ]

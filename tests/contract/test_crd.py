@@ -11,7 +11,7 @@ import pytest
 from tests.apiserver import ApiError, Object
 from tests.schema_fields import BASE, Field, refused_fields, spec_fields, variants, with_value
 from vllm_operator.api.crd import CRD_NAME, crd
-from vllm_operator.api.types import API_VERSION, GROUP, KIND, VLLMModel
+from vllm_operator.api.types import API_VERSION, GROUP, KIND, POD_FIELDS, VLLMModel
 
 from .conftest import Kubectl, Server, model, models_path
 
@@ -64,6 +64,7 @@ def named(good: str, bad: str) -> Pair:
 
 ENV = "spec.engine.env[]"
 SECRET = {"secretKeyRef": {"name": "a", "key": "b"}}
+OUTSIDE = {"url": "https://api.example.com"}
 CONFIG_MAP = {"configMapKeyRef": {"name": "a", "key": "b"}}
 
 PAIRS = [
@@ -295,7 +296,39 @@ PAIRS = [
         "Duplicate value",
         where="spec.adapters[1]",
     ),
+    # models that run elsewhere
     pair("spec.external.url", "https://api.example.com", "api.example.com", "write a URL that begins with"),
+    specs(
+        "an external model's name",
+        {"model": "gpt-4o", "external": OUTSIDE},
+        {"model": "hf://a/b", "external": OUTSIDE},
+        where="spec",
+        says="with external, model is the endpoint's own name of it",
+    ),
+    *(
+        specs(
+            f"an external model with {field}",
+            {"external": OUTSIDE, "auth": {"mode": "keys"}},
+            {"external": OUTSIDE, field: value},
+            where="spec",
+            says=f"an external model has no pods: remove {', '.join(POD_FIELDS)}",
+        )
+        for field, value in (("engine", {}), ("accelerator", {"type": "cpu"}), ("podTemplate", {}), ("adapters", []))
+    ),
+    *(
+        specs(
+            f"an external model with {json.dumps(fields)}",
+            {"external": OUTSIDE, "route": {"enabled": True, "weight": 1}},
+            {"external": OUTSIDE, **fields},
+            where="spec",
+            says="an external model is reached through the gateway for all models",
+        )
+        for fields in (
+            {"route": {"enabled": False}},
+            {"route": {"parentRefs": [{"name": "a"}]}},
+            {"auth": {"apiKeySecretRef": {"name": "a", "key": "b"}}},
+        )
+    ),
     pair("spec.defaults.topP", 1, 0, "should be greater than 0"),
     pair("spec.podTemplate.metadata.labels.*", "a", "a" * 64, "Too long", where="spec.podTemplate.metadata.labels"),
     pair("spec.podTemplate.spec", {"hostIPC": True}, [], "must be of type object"),

@@ -138,6 +138,8 @@ def _word(value: object) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, list):
+        return f"{{{','.join(map(_word, value))}}}"
     return (
         str(value).replace("{", "\\{").replace("}", "\\}").replace(",", "\\,") if isinstance(value, str) else str(value)
     )

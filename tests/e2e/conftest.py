@@ -18,6 +18,7 @@ from tests.cluster.progress import Progress
 from tests.demo.installation import APPLICATION, SAMPLES, Installation, diagnosis, local_values, releases
 
 from .api import OWNED, Api, ReadyRecorder, condition, eventually
+from .gateway import Gateway, running
 from .node import Audit
 
 NAMESPACE_LABEL = "vllm-operator.io/e2e"
@@ -321,3 +322,12 @@ def served(world: World, _shared: Served) -> Iterator[Served]:
     if world.api.find("models", _shared.namespace, _shared.name) is not None:
         words = ("replace", "--namespace", _shared.namespace, "-f", "-")
         world.cluster.kubectl(*words, stdin=json.dumps(_shared.document))
+
+
+@pytest.fixture(scope="package")
+def gateway(world: World) -> Iterator[Gateway]:
+    """The gateway for all models, which may ask servers on this machine's own network too."""
+    document = sample()
+    document["spec"]["engine"]["toolCallParser"] = "hermes"
+    with running(world, document, seconds=LOAD_SECONDS, externalNetworks=["10.244.0.0/24"]) as found:
+        yield found

@@ -7,8 +7,7 @@ import re
 import secrets
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import httpx
 import openai
@@ -16,62 +15,15 @@ import pytest
 
 from tests.apiserver import Object
 from tests.cluster import LocalCluster
-from tests.demo.installation import gateway_values
 
 from . import node
 from .api import eventually
 from .conftest import LOAD_SECONDS, World, sample
+from .gateway import MODEL, PROMPT, Gateway, key_secret
 from .traffic import Traffic, complete
 
 Measured = Callable[[str], None]
-MODEL = "storyteller"
-"""Not the name of the model that the other tests share: it is older, and so keeps its name."""
 GATEWAY_PODS = "app.kubernetes.io/name=vllm-operator-gateway"
-PROMPT = "Once upon a time there was a model"
-"""Long enough: the CPU build's attention ends in an illegal instruction on processors with AMX when the first prompt is short."""
-
-
-@dataclass(frozen=True)
-class Gateway:
-    """The gateway, a model behind it, and a team's key."""
-
-    url: str
-    namespace: str
-    key: str
-
-    def ask(self, path: str, body: object = None, *, key: str | None = None, **headers: str) -> httpx.Response:
-        """POST JSON, or GET without a body, with the team's key (or another; "": none)."""
-        key = self.key if key is None else key
-        sent = {**({"authorization": f"Bearer {key}"} if key else {}), **headers}
-        with httpx.Client(base_url=self.url, timeout=60, trust_env=False) as client:
-            return client.get(path, headers=sent) if body is None else client.post(path, json=body, headers=sent)
-
-    def client(self, key: str | None = None) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key or self.key, max_retries=0, timeout=60)
-
-
-def key_secret(name: str, **keys: str) -> Object:
-    return {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": name, "labels": {"vllm-operator.io/api-keys": "true"}},
-        "stringData": keys,
-    }
-
-
-@pytest.fixture(scope="module")
-def gateway(world: World) -> Iterator[Gateway]:
-    world.reinstall(gateway=gateway_values(world.cluster.envoy_image()))
-    namespace = world.make_namespace()
-    key = f"sk-{secrets.token_urlsafe(24)}"
-    document = sample()
-    document["metadata"]["name"] = MODEL
-    world.apply(namespace, key_secret("team", alice=key), document)
-    url = world.operator.gateway_url()
-    world.wait_ready(namespace, MODEL, seconds=LOAD_SECONDS)
-    yield Gateway(url, namespace, key)
-    world.delete_namespace(namespace)
-    world.reinstall()
 
 
 def pods(world: World) -> list[Object]:

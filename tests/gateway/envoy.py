@@ -4,7 +4,6 @@ import asyncio
 import json
 import socket
 import ssl
-import subprocess
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -124,42 +123,6 @@ class Gateway:
         """Everything that Envoy shows of its configuration."""
         async with httpx.AsyncClient() as client:
             return (await client.get(f"{self.admin}/config_dump", params={"include_eds": ""})).text
-
-
-@dataclass(frozen=True)
-class Authority:
-    """Who signs certificates."""
-
-    folder: Path
-    name: str = "authority"
-
-    @property
-    def certificate(self) -> str:
-        """Its own, as PEM."""
-        path = self.folder / f"{self.name}.crt"
-        if not path.exists():
-            _openssl("req", "-x509", *self._new(self.name), "-days", "2", "-subj", f"/CN={self.name}")
-        return path.read_text()
-
-    def server(self, *names: str) -> ssl.SSLContext:
-        """For a server that is called so (DNS:NAME or IP:ADDRESS)."""
-        assert self.certificate
-        issuer = self.folder / self.name
-        signed = ("-CA", f"{issuer}.crt", "-CAkey", f"{issuer}.key", "-days", "2")
-        named = ("-subj", "/CN=server", "-addext", f"subjectAltName={','.join(names)}")
-        _openssl("req", "-x509", *self._new("server"), *signed, *named, "-addext", "basicConstraints=critical,CA:FALSE")
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.folder / "server.crt", self.folder / "server.key")
-        return context
-
-    def _new(self, name: str) -> tuple[str, ...]:
-        path = self.folder / name
-        key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-        return *key, "-keyout", f"{path}.key", "-out", f"{path}.crt"
-
-
-def _openssl(*arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], check=True, capture_output=True, timeout=60)
 
 
 @asynccontextmanager

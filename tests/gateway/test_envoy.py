@@ -9,8 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.gateway.envoy import Authority, Gateway, Pod, gateway, serve
+from tests.certificates import Authority
+from tests.gateway.envoy import Gateway, Pod, gateway, serve
 from tests.gateway.states import ALICE, BOB, TEAM_A, model, state
+from vllm_operator.api.endpoint import Server
 from vllm_operator.api.names import Key
 from vllm_operator.gateway.state import ApiKey, External
 from vllm_operator.gateway.status import describe_status
@@ -318,8 +320,7 @@ async def test_a_fallback_answers_and_gets_the_body_as_it_was(tmp_path: Path) ->
 async def test_a_server_outside_is_asked_as_it_wants_to_be(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     outside = External(
-        host="models.example.com",
-        path_prefix="/openai/",
+        server=Server("models.example.com", path_prefix="/openai"),
         ca=authority.certificate,
         model_names={"alpha": "vendor/alpha-large"},
     )
@@ -371,7 +372,7 @@ async def test_a_server_outside_must_be_who_it_says(tmp_path: Path) -> None:
     async with serve("far", tls=tls) as (far,):
 
         def asked(host: str, ca: str | None = authority.certificate) -> Any:
-            outside = External(host=host, ca=ca)
+            outside = External(server=Server(host), ca=ca)
             return state(model("a", far.endpoint, external=outside, upstream_key=UPSTREAM), keys=())
 
         async with gateway(tmp_path, asked("models.example.com")) as found:
@@ -399,7 +400,7 @@ async def test_a_server_outside_must_be_who_it_says(tmp_path: Path) -> None:
 async def test_servers_outside_without_tls_and_beside_pods(tmp_path: Path) -> None:
     async with serve("far", "near") as (far, near):
         outside = External(
-            host="models.internal", port=8000, tls=False, path_prefix="/x", model_names={"chat": "large"}
+            server=Server("models.internal", port=8000, tls=False, path_prefix="/x"), model_names={"chat": "large"}
         )
         models = [
             model("a", far.endpoint, served_model_names=("chat",), created="1", weight=1, external=outside),

@@ -1,24 +1,39 @@
 """What the gateway reads from the cluster's objects."""
 
 import base64
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.certificates import Authority
 from tests.schema_fields import Field, spec_fields, variants
 from tests.workload.bundles import parse
 from vllm_operator.api.conditions import Reason
 from vllm_operator.api.crd import crd
+from vllm_operator.api.endpoint import Server
 from vllm_operator.api.errors import Refusal
 from vllm_operator.api.names import Key
 from vllm_operator.gateway import gather as gathering
-from vllm_operator.gateway.gather import Gathered, gather, keep_model, keep_secret, keep_slice
+from vllm_operator.gateway.gather import (
+    Found,
+    Gathered,
+    external_host,
+    gather,
+    keep_model,
+    keep_secret,
+    keep_slice,
+    named_secrets,
+)
 from vllm_operator.gateway.render import render
-from vllm_operator.gateway.state import Endpoint, GatewayModel
+from vllm_operator.gateway.state import Endpoint, GatewayModel, GatewayState
+from vllm_operator.reconcile.external import build_target, external_fields
+from vllm_operator.reconcile.references import LoadedReferences
 from vllm_operator.workload.not_implemented import check_implemented
 
 Object = dict[str, Any]
 KEY = "sk-0123456789abcdef"
+WELL = [{"type": kind, "status": "True", "reason": "Well"} for kind in ("Accepted", "Serving", "Ready")]
 
 
 def model(name: str = "qwen", *, namespace: str = "models", status: Object | None = None, **spec: Any) -> Object:
@@ -57,10 +72,19 @@ def secret(
 
 
 def read(
-    *objects: Object, slices: tuple[Object, ...] = (), secrets: tuple[Object, ...] = (), keys: Any = None
+    *objects: Object,
+    slices: tuple[Object, ...] = (),
+    secrets: tuple[Object, ...] = (),
+    keys: Any = None,
+    found: dict[str, Found] | None = None,
 ) -> Gathered:
     return gather(
-        map(keep_model, objects), map(keep_slice, slices), map(keep_secret, secrets), keys or {}, largest_body=1024
+        map(keep_model, objects),
+        map(keep_slice, slices),
+        map(keep_secret, secrets),
+        keys or {},
+        found=found or {},
+        largest_body=1024,
     )
 
 
@@ -224,8 +248,68 @@ def test_nothing_of_a_secret_is_shown() -> None:
 
 def test_what_is_not_read_is_not_kept() -> None:
     kept = keep_model(model(engine={"env": [{"name": "A", "value": "b"}]}, status={"gpus": 1, "conditions": None}))
-    assert set(kept["spec"]) == set()
+    assert set(kept["spec"]) == {"model"}
     assert kept["status"] == {"conditions": []}
+
+
+OUTSIDE = {
+    "url": "https://api.example.com/openai/v1",
+    "apiKeySecretRef": {"name": "there", "key": "token"},
+    "modelNames": {"small": "org/small:2"},
+}
+AT = {"api.example.com": Found(("192.0.2.7", "192.0.2.8"))}
+THERE = {(Key("models", "there"), "token"): "sk-elsewhere"}
+
+
+def outside(*, conditions: Any = WELL, **fields: Any) -> Object:
+    status = {"conditions": conditions, "maxModelLen": 2048}
+    return model("gpt", servedModelNames=["large", "small"], external={**OUTSIDE, **fields}, status=status)
+
+
+def test_a_model_outside() -> None:
+    found = one(outside(), keys=THERE, found=AT)
+    assert found.waiting is None
+    assert found.endpoints == (Endpoint("192.0.2.7", 443), Endpoint("192.0.2.8", 443))
+    assert found.upstream_key == "sk-elsewhere"
+    assert found.max_model_len == 2048
+    assert found.external is not None
+    assert (found.external.server, found.external.ca) == (Server("api.example.com", path_prefix="/openai"), None)
+    assert found.external.model_names == {"large": "a/b", "small": "org/small:2"}
+    assert one(outside(apiKeySecretRef=None), found=AT).upstream_key is None, "and no key that is made for vLLM"
+
+
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        (one(outside(), found=AT), "ReferenceNotFound: Secret there with the key token is not there"),
+        (one(outside(), keys=THERE), "Unreachable: its name has not been looked up yet"),
+        (one(outside(url="https://-"), keys=THERE, found=AT), "InvalidSpec: spec.external.url: - is no name of a host"),
+        (
+            one(outside(caSecretRef={"name": "there", "key": "token"}), keys=THERE, found=AT),
+            "TLSFailed: Secret there, key token, is no certificate (PEM)",
+        ),
+        (
+            one(outside(caSecretRef={"name": "ca", "key": "ca.crt"}), keys=THERE, found=AT),
+            "ReferenceNotFound: Secret ca with the key ca.crt is not there",
+        ),
+        (one(outside(conditions=[]), keys=THERE, found=AT), "Pending: the operator has not looked at it yet"),
+        (
+            one(
+                outside(conditions=[
+                    {"type": "Accepted", "status": "True"},
+                    {"type": "Serving", "status": "False"},
+                    {"type": "Ready", "status": "False", "reason": "ApiKeyRejected", "message": "it refuses the key"},
+                ]),
+                keys=THERE,
+                found=AT,
+            ),
+            "ApiKeyRejected: it refuses the key",
+        ),
+    ],
+)  # fmt: skip
+def test_a_model_outside_that_is_not_asked(found: GatewayModel, why: str) -> None:
+    assert (found.waiting, found.endpoints) == (why, ())
+    render(GatewayState(models=(found,)))
 
 
 def _needs_gateway() -> list[Field]:
@@ -240,8 +324,10 @@ def _needs_gateway() -> list[Field]:
 
 
 @pytest.mark.parametrize("field", _needs_gateway(), ids=lambda field: field.path)
-def test_every_field_of_the_gateway_changes_what_envoy_is_told(field: Field) -> None:
+def test_every_field_of_the_gateway_changes_what_envoy_is_told(field: Field, tmp_path: Path) -> None:
     """The other half of tests/workload/test_every_field.py: what the operator leaves to the gateway, the gateway does."""
+    authorities = (Authority(tmp_path, f"authority-{number}").certificate for number in range(8))
+    values: dict[tuple[Key, str], str] = {}
     specs = variants(field)
     secrets = [secret("a", k=KEY)]
     for number, spec in enumerate(specs):
@@ -256,12 +342,28 @@ def test_every_field_of_the_gateway_changes_what_envoy_is_told(field: Field) -> 
         other = model("other", route={"weight": 5})
         for each in (own, other):
             each["spec"]["servedModelNames"] = ["chat"]
+        if "external" in spec:
+            own["spec"]["servedModelNames"] = ["chat", *(spec["external"].get("modelNames") or ())]
+            own["status"] |= said_of(own, spec)
+        elif (spec.get("route") or {}).keys() & {"clampMaxTokens", "dropUnsupportedTools"}:
+            own["status"] |= {"maxModelLen": 4096, "capabilities": {"tools": False}}
+        for reference in sorted(named_secrets(keep_model(own))):
+            values.setdefault(reference, next(authorities))
         fallbacks = {each["route"]["fallback"] for each in specs if "fallback" in each.get("route", {})}
         # While it does not serve itself, its fallback matters.
         serving = {"other", *fallbacks} if fallbacks else {"other", "qwen"}
         slices = tuple(slice_of(name, f"10.0.0.{number}") for number, name in enumerate(sorted(serving), 1))
         models = (own, other, *(model(name, auth={"mode": "none"}) for name in sorted(fallbacks)))
-        return render(read(*models, slices=slices, secrets=tuple(secrets)).state).by_type
+        found = {host: Found((f"192.0.2.{len(host)}",)) for each in models if (host := external_host(each))}
+        state = read(*models, slices=slices, secrets=tuple(secrets), keys=values, found=found).state
+        return render(state).by_type, own["status"]
+
+    def said_of(own: Object, spec: Object) -> Object:
+        parsed = parse(spec)
+        references = LoadedReferences()
+        target = build_target(own, Key("models", "qwen"), parsed, references)
+        fields = external_fields(parsed, target, None, {})
+        return {**{name: value for name, value in fields.items() if value}, "conditions": WELL}
 
     first, second = map(told, specs)
     assert first != second, f"{field.path} has no effect"

@@ -14,6 +14,7 @@ import yaml
 from tests.cluster import envoy
 from tests.cluster.progress import Progress
 from tests.gateway.states import ALICE, AUTHORITY, BOB, TEAM_A, TEAM_B, model, state
+from vllm_operator.api.endpoint import Server
 from vllm_operator.api.names import Key
 from vllm_operator.gateway.bootstrap import build_bootstrap, build_filters
 from vllm_operator.gateway.render import (
@@ -55,7 +56,7 @@ STATES: dict[str, GatewayState] = {
             Endpoint("2001:db8::1", 443),
             served_model_names=("gpt", "gpt-small"),
             external=External(
-                host="api.example.com", path_prefix="/openai", model_names={"gpt": "gpt-large-2026-01-01"}
+                server=Server("api.example.com", path_prefix="/openai"), model_names={"gpt": "gpt-large-2026-01-01"}
             ),
             upstream_key="sk-elsewhere",
             callers=frozenset({TEAM_A}),
@@ -63,9 +64,13 @@ STATES: dict[str, GatewayState] = {
         model(
             "own",
             Endpoint("192.0.2.2", 8443),
-            external=External(host="192.0.2.2", port=8443, ca=AUTHORITY),
+            external=External(server=Server("192.0.2.2", port=8443), ca=AUTHORITY),
         ),
-        model("plain", Endpoint("192.0.2.3", 80), external=External(host="plain.example.com", port=80, tls=False)),
+        model(
+            "plain",
+            Endpoint("192.0.2.3", 80),
+            external=External(server=Server("plain.example.com", port=80, tls=False)),
+        ),
     ),
     "limits": state(
         model("qwen", POD, callers=frozenset({TEAM_A})),

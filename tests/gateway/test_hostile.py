@@ -18,6 +18,7 @@ import pytest
 
 from tests.gateway.envoy import Gateway, Pod, gateway, serve
 from tests.gateway.states import ALICE, BOB, TEAM_A, TEAM_B, model, state
+from vllm_operator.api.endpoint import Server
 from vllm_operator.api.names import Key
 from vllm_operator.gateway.bootstrap import Patience
 from vllm_operator.gateway.scripts import PATHS
@@ -39,7 +40,9 @@ def everything(a: Pod, b: Pod, far: Pod) -> Any:
     """A model of each kind: `a` and `far` are for team A alone."""
     only_a = frozenset({TEAM_A})
     a.names, b.names, far.names = (frozenset({name}) for name in ("alpha", "beta", "there"))
-    outside = External(host="far.example.com", port=80, tls=False, path_prefix="/far", model_names={"epsilon": "there"})
+    outside = External(
+        server=Server("far.example.com", port=80, tls=False, path_prefix="/far"), model_names={"epsilon": "there"}
+    )
     return state(
         model("a", a.endpoint, served_model_names=("alpha",), callers=only_a, upstream_key=FOR_A, balance="prefix"),
         model("b", b.endpoint, served_model_names=("beta",)),

@@ -103,6 +103,7 @@ VARIANTS |= {
                 "hostnames": ["llm.example.com", "*.llm.example.com"],
             },
             "networkPolicyFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "gateways"}}}],
+            "externalNetworks": ["10.20.0.0/16", "fd00:1::/64"],
             "terminationGracePeriodSeconds": 600,
             "priorityClassName": "system-cluster-critical",
             "nodeSelector": {"pool": "front"},

@@ -222,6 +222,12 @@ def test_everything_that_is_set_arrives() -> None:
     assert (flags["--log-level"], flags["--concurrency"]) == ("info", "4")
     assert environment(deployment, "agent")["VLLM_OPERATOR_LOG_FORMAT"] == "text"
     assert environment(deployment, "agent")["VLLM_OPERATOR_LARGEST_BODY"] == "512Mi"
+    operator = only(of_the_operator(render(EVERYTHING)), "Deployment")
+    networks = {
+        environment(each, name)["VLLM_OPERATOR_EXTERNAL_NETWORKS"]
+        for each, name in ((deployment, "agent"), (operator, "operator"))
+    }
+    assert networks == {"10.20.0.0/16,fd00:1::/64"}
     assert pod["terminationGracePeriodSeconds"] == 600
     assert pod["priorityClassName"] == "system-cluster-critical"
     assert pod["nodeSelector"] == {"kubernetes.io/os": "linux", "pool": "front"}

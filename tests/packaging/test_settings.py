@@ -34,7 +34,7 @@ ALL_SET: dict[str, Any] = VARIANTS["everything on"] | {
     },
     "hub": {"endpoint": "https://hub.example.com", "inspectImage": "registry.example.com/vllm-operator:1"},
     "gpuPools": [{"product": "NVIDIA-L4", "nodes": 2, "tolerations": [{"key": "gpu", "operator": "Exists"}]}],
-    "gateway": {"enabled": True},
+    "gateway": {"enabled": True, "externalNetworks": ["10.20.0.0/16"]},
 }
 
 

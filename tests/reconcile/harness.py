@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any, cast
 
 from tests.reconcile.virtual import eventually, loop_clock
-from tests.reconcile.world import FakeProber, World, is_so, model_of
+from tests.reconcile.world import FakeExternal, FakeProber, World, is_so, model_of
 from vllm_operator.api.conditions import Reason
 from vllm_operator.api.names import Key
 from vllm_operator.api.types import API_VERSION, KIND
@@ -26,6 +26,7 @@ from vllm_operator.reconcile.nodes import Nodes
 from vllm_operator.reconcile.queue import WorkQueue
 from vllm_operator.reconcile.reconciler import Reconciler, Timings
 from vllm_operator.reconcile.sizer import Sizer
+from vllm_operator.serving.external import ExternalProber
 from vllm_operator.serving.probe import Prober
 from vllm_operator.workload.settings import BuildSettings, GatewayRef
 
@@ -71,10 +72,12 @@ class Operator:
         self.channel = channel
         self.queue = WorkQueue(jitter=lambda: 0.5)
         self.prober = FakeProber(cluster, self.queue.add)
+        self.external = FakeExternal(self.queue.add)
         self.results: list[str] = []
         self.reconciler = Reconciler(
             cluster,
             prober=cast(Prober, self.prober),
+            external=cast(ExternalProber, self.external),
             recorder=EventRecorder(cluster, loop_clock, instance="test"),
             sizer=Sizer(
                 self.nodes,

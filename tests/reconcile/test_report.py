@@ -14,6 +14,7 @@ from vllm_operator.api.conditions import REASONS, ConditionType, Reason
 from vllm_operator.reconcile import report as reporting
 from vllm_operator.reconcile.observe import Observation, PodObservation, RouteObservation, WorkloadObservation
 from vllm_operator.reconcile.report import Happening, Subject, Verdict, accepted, refused, report, transitions
+from vllm_operator.serving.external import ExternalResult, ExternalState
 from vllm_operator.serving.probe import ProbeResult, ProbeState
 from vllm_operator.serving.startup import StartUp
 
@@ -58,6 +59,12 @@ A, S, W, V, R = (
 NONE = replace(WORKLOAD, wanted=0, total=0, updated=0, ready=0, available=0, pods=())
 ABSENT = replace(NONE, exists=False)
 IDLE = replace(SUBJECT, wanted=0)
+OUTSIDE = replace(SUBJECT, external=True)
+
+
+def outside(state: ExternalState) -> Observation:
+    return seen(ABSENT, probe=None, external=ExternalResult(state, "" if state is ExternalState.OK else "words"))
+
 
 ROWS: list[tuple[ConditionType, str, Reason, Subject, Observation]] = [
     (A, "True", Reason.ACCEPTED, SUBJECT, SEEN),
@@ -100,6 +107,19 @@ ROWS: list[tuple[ConditionType, str, Reason, Subject, Observation]] = [
     (R, "False", Reason.ROUTE_REJECTED, SUBJECT, seen(route=RouteObservation(False, Reason.ROUTE_REJECTED, "no"))),
     (R, "Unknown", Reason.AWAITING_GATEWAY, SUBJECT, seen(route=RouteObservation(None, Reason.AWAITING_GATEWAY, "?"))),
     (ConditionType.READY, "True", Reason.READY, SUBJECT, SEEN),
+    (S, "True", Reason.EXTERNAL, OUTSIDE, outside(ExternalState.OK)),
+    (W, "True", Reason.EXTERNAL, OUTSIDE, outside(ExternalState.OK)),
+    (W, "False", Reason.SUSPENDED, replace(OUTSIDE, wanted=0, suspended=True), outside(ExternalState.OK)),
+    (V, "True", Reason.SERVING, OUTSIDE, outside(ExternalState.OK)),
+    (V, "Unknown", Reason.NOT_PROBED, OUTSIDE, seen(ABSENT)),
+    (V, "False", Reason.ADDRESS_NOT_ALLOWED, OUTSIDE, outside(ExternalState.NOT_ALLOWED)),
+    (V, "False", Reason.UNREACHABLE, OUTSIDE, outside(ExternalState.UNREACHABLE)),
+    (V, "False", Reason.TLS_FAILED, OUTSIDE, outside(ExternalState.TLS_FAILED)),
+    (V, "False", Reason.API_KEY_REJECTED, OUTSIDE, outside(ExternalState.KEY_REJECTED)),
+    (V, "False", Reason.HEALTH_CHECK_FAILED, OUTSIDE, outside(ExternalState.UNHEALTHY)),
+    (V, "False", Reason.NOT_OPENAI, OUTSIDE, outside(ExternalState.NOT_OPENAI)),
+    (V, "False", Reason.MODEL_NOT_LISTED, OUTSIDE, outside(ExternalState.MODEL_NOT_LISTED)),
+    (ConditionType.READY, "True", Reason.READY, OUTSIDE, outside(ExternalState.OK)),
 ]
 
 

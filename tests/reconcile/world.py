@@ -4,6 +4,7 @@ They work on a MemoryCluster by its test's hands, so nothing that they write cou
 """
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 from tests.reconcile.virtual import loop_clock
@@ -12,6 +13,7 @@ from vllm_operator.api.names import LABEL_MODEL, Key, content_hash
 from vllm_operator.cluster import kinds
 from vllm_operator.cluster.base import Object, key_of
 from vllm_operator.cluster.memory import MemoryCluster
+from vllm_operator.serving.external import ExternalResult, ExternalState, ExternalTarget, ToolsFinding
 from vllm_operator.serving.probe import ProbeResult, ProbeState, Target
 
 TEMPLATE = "test/template"
@@ -276,6 +278,46 @@ class FakeProber:
         )
         if self._results.setdefault(key, {}).get(target.uid) != result:
             self._results[key][target.uid] = result
+            self.on_change(key)
+
+
+class FakeExternal:
+    """Answers as endpoints outside would, 50 ms after it is told of them."""
+
+    def __init__(self, on_change: Any) -> None:
+        self.on_change = on_change
+        self.answers: dict[str, ExternalResult] = {}
+        """Host → an answer other than the right one."""
+        self.tools: bool | None = True
+        self.targets: dict[Key, ExternalTarget] = {}
+        self.asked_for_tools: list[Key] = []
+        self._results: dict[Key, ExternalResult] = {}
+
+    def watch(self, key: Key, target: ExternalTarget) -> None:
+        known = self.targets.get(key)
+        self.targets[key] = target
+        if known is None or replace(known, known=None) != replace(target, known=None):
+            self._results.pop(key, None)
+            asyncio.get_running_loop().call_later(0.05, self.answer, key, target)
+
+    def forget(self, key: Key) -> None:
+        self.targets.pop(key, None)
+        self._results.pop(key, None)
+
+    def result(self, key: Key) -> ExternalResult | None:
+        return self._results.get(key)
+
+    def answer(self, key: Key, target: ExternalTarget) -> None:
+        if key not in self.targets:
+            return
+        tools = target.known if target.known is not None and target.known.asked == target.asked else None
+        if tools is None and target.ask_tools:
+            self.asked_for_tools.append(key)
+            tools = ToolsFinding(self.tools, target.asked, loop_clock())
+        good = ExternalResult(ExternalState.OK, models=target.names, max_model_len=2048, tools=tools)
+        result = self.answers.get(target.server.host) or good
+        if self._results.get(key) != result:
+            self._results[key] = result
             self.on_change(key)
 
 

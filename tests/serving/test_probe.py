@@ -122,7 +122,7 @@ METRICS: list[tuple[str, Handler, int | None]] = [
     ("no such metric", answering(200, "up 1\n"), None),
     ("odd", answering(200, 'vllm:cache_config_info{kv_cache_size_tokens="\n'), None),
     ("404", answering(404, cache_info(kv_cache_size_tokens="1")), None),
-    ("endless", answering(200, "x 1\n" * 3_000_000), None),
+    ("endless", answering(200, ("x" * 1000 + " 1\n") * 12_000), None),
 ]
 
 

@@ -176,10 +176,7 @@ def test_controller_revision() -> None:
     ("spec", "field"),
     [
         ({"autoscaling": {"maxReplicas": 2}}, "spec.autoscaling"),
-        ({"route": {"clampMaxTokens": False}}, "spec.route.clampMaxTokens"),
-        ({"route": {"dropUnsupportedTools": True}}, "spec.route.dropUnsupportedTools"),
         ({"adapters": [{"name": "a", "source": "b/c"}]}, "spec.adapters"),
-        ({"external": {"url": "https://x"}}, "spec.external"),
         ({"defaults": {"temperature": 0}}, "spec.defaults"),
     ],
 )

@@ -75,6 +75,10 @@ class Reason(StrEnum):
     UNREACHABLE = "Unreachable"
     MODEL_NOT_LISTED = "ModelNotListed"
     API_KEY_REJECTED = "ApiKeyRejected"
+    EXTERNAL = "External"
+    ADDRESS_NOT_ALLOWED = "AddressNotAllowed"
+    TLS_FAILED = "TLSFailed"
+    NOT_OPENAI = "NotOpenAI"
     # RouteReady
     ROUTE_ACCEPTED = "RouteAccepted"
     BY_GATEWAY = "ByGateway"
@@ -208,15 +212,34 @@ REASONS: dict[Reason, tuple[str, str]] = {
     Reason.SERVING: ("A pod answers /health with 200 and lists every served name.", "Nothing."),
     Reason.NO_READY_PODS: ("No pod is ready, so there is nothing to ask.", "See WorkloadAvailable."),
     Reason.NOT_PROBED: ("The operator has not asked a pod yet.", "Wait a few seconds."),
-    Reason.HEALTH_CHECK_FAILED: ("/health does not answer 200 to the operator.", "Look at the pod's log."),
-    Reason.UNREACHABLE: (
-        "The operator cannot connect to a pod that the kubelet calls ready.",
-        "Look for a NetworkPolicy that keeps the operator away from the pods.",
+    Reason.HEALTH_CHECK_FAILED: (
+        "/health does not answer 200 to the operator; or an external endpoint fails.",
+        "Look at the pod's log, or ask who runs the endpoint.",
     ),
-    Reason.MODEL_NOT_LISTED: ("/v1/models lacks a served name.", "Check podTemplate and args for another served name."),
+    Reason.UNREACHABLE: (
+        "The operator cannot connect to a pod that the kubelet calls ready, or to the external endpoint.",
+        "Look for a NetworkPolicy or a firewall in between; check the host and the port of external.url.",
+    ),
+    Reason.MODEL_NOT_LISTED: (
+        "/v1/models lacks a served name, or what an external model is called there.",
+        "Check podTemplate and args for another served name; spec.model and external.modelNames of an external model.",
+    ),
     Reason.API_KEY_REJECTED: (
-        "vLLM refuses the API key of spec.auth.",
+        "vLLM refuses the API key of spec.auth, or the endpoint that of external.apiKeySecretRef.",
         "Check the Secret; a pod may run with an older key.",
+    ),
+    Reason.EXTERNAL: ("The model runs elsewhere: it has no pods here.", "Nothing."),
+    Reason.ADDRESS_NOT_ALLOWED: (
+        "external.url leads to an address that is not public, and that the operator's settings do not allow.",
+        "Add its network to gateway.externalNetworks in the chart's values, if models may send requests there.",
+    ),
+    Reason.TLS_FAILED: (
+        "The endpoint speaks no TLS, or its certificate is not accepted; the message says why.",
+        "Check external.url, and external.caSecretRef if its certificates are signed by an authority of your own.",
+    ),
+    Reason.NOT_OPENAI: (
+        "The endpoint answers, but /v1/models is not as the OpenAI API has it.",
+        "Check the path in external.url: what stands before /v1.",
     ),
     Reason.ROUTE_ACCEPTED: ("The gateway has accepted the route and resolved its backend.", "Nothing."),
     Reason.BY_GATEWAY: ("The gateway for all models takes requests for it.", "Nothing."),

@@ -826,9 +826,11 @@ class Route(Model):
     """Model of the same namespace that answers while this one does not serve, for callers that may use it too; the header
     x-vllm-fallback says so. Needs the gateway."""
     clamp_max_tokens: bool | None = None
-    """Keep max_tokens within what the context leaves. Not implemented yet."""
+    """Keep max_tokens of requests within what the context leaves, instead of letting them fail; the answer's header x-vllm-changed
+    says so. Needs the gateway."""
     drop_unsupported_tools: bool | None = None
-    """Leave tools out where the model does not take them. Not implemented yet."""
+    """Leave tools out of requests if the model does not take them (status.capabilities.tools), instead of letting them fail; the
+    answer's header x-vllm-changed says so. Needs the gateway."""
 
 
 class Caller(Model):
@@ -878,16 +880,18 @@ class Adapter(Model):
 
 
 class ExternalCapabilities(Model):
-    """What an external endpoint can do, said by hand instead of found by probing."""
+    """What an external endpoint can do, said by hand instead of found by asking it."""
 
     max_model_len: Annotated[int, Field(ge=1)] | None = None
-    """Context length in tokens."""
+    """Context length in tokens. Default: as its /v1/models says."""
     tools: bool | None = None
-    """Whether tool calls are understood."""
+    """Whether requests with tools are answered. Default: one small request with a tool is sent, once a day."""
 
 
 class External(Model):
-    """An endpoint that somebody else runs. Not implemented yet: a model that sets it is refused with a reason."""
+    """An endpoint that somebody else runs: the gateway sends the model's requests there, and there are no pods. spec.model is what
+    it is called there. Needs the gateway.
+    """
 
     url: Annotated[
         str,
@@ -897,15 +901,17 @@ class External(Model):
             json_schema_extra=explained(URL_MESSAGE),
         ),
     ]
-    """Base URL of the OpenAI API, without /v1."""
+    """Base URL of the OpenAI API; /v1 at its end may be left out."""
     api_key_secret_ref: SecretKeyRef | None = None
-    """Secret with the key that the endpoint asks for."""
+    """Secret with the key that the endpoint asks for. Callers use the gateway's keys; they never see it."""
     ca_secret_ref: SecretKeyRef | None = None
-    """Secret with the certificate authority of the endpoint."""
-    model_names: Annotated[dict[str, Annotated[str, Field(max_length=256)]], Field(max_length=64)] | None = None
-    """Served model name → the endpoint's own name."""
+    """Secret with the certificates (PEM) that the endpoint's own must be signed by. Default: the public authorities."""
+    model_names: (
+        Annotated[dict[str, Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=64)] | None
+    ) = None
+    """Served model name → the endpoint's own name, for names that are not spec.model there."""
     capabilities: ExternalCapabilities | None = None
-    """Values that win over probing."""
+    """Values that win over asking."""
 
 
 class Defaults(Model):
@@ -951,6 +957,25 @@ class PodTemplate(Model):
     """Metadata of the pods."""
     spec: FreeObject | None = None
     """Any field of a pod's spec; lists of containers, volumes, mounts and variables are merged by their keys."""
+
+
+POD_FIELDS = (
+    "hub",
+    "modelFacts",
+    "engine",
+    "accelerator",
+    "parallelism",
+    "autoscaling",
+    "scheduling",
+    "resources",
+    "cache",
+    "sharedMemory",
+    "startup",
+    "rollout",
+    "adapters",
+    "podTemplate",
+)
+"""Fields of the spec that are about pods."""
 
 
 class VLLMModelSpec(Model):
@@ -1015,7 +1040,7 @@ class VLLMModelSpec(Model):
     adapters: Annotated[list[Adapter], Field(max_length=64, json_schema_extra=list_map("name"))] | None = None
     """LoRA adapters. Not implemented yet."""
     external: External | None = None
-    """An endpoint that somebody else runs. Not implemented yet."""
+    """An endpoint that somebody else runs, instead of pods. Needs the gateway."""
     defaults: Defaults | None = None
     """Defaults of requests. Not implemented yet."""
     pod_template: PodTemplate | None = None
@@ -1043,6 +1068,24 @@ class VLLMModelSpec(Model):
                     "(has(self.parallelism.data) ? self.parallelism.data : 1)"
                 ),
                 "accelerator.count must be parallelism.tensor × pipeline × data",
+            ),
+            (
+                "!has(self.external) || !self.model.matches('^(/|hf://|pvc://|s3://|gs://|oci://)')",
+                "with external, model is the endpoint's own name of it, such as gpt-4o or org/name",
+            ),
+            (
+                f"!has(self.external) || ({' && '.join(f'!has(self.{field})' for field in POD_FIELDS)})",
+                f"an external model has no pods: remove {', '.join(POD_FIELDS)}",
+            ),
+            (
+                (
+                    "!has(self.external) || ((!has(self.auth) || !has(self.auth.apiKeySecretRef)) && (!has(self.route) || "
+                    "(!has(self.route.enabled) || self.route.enabled) && !has(self.route.parentRefs)))"
+                ),
+                (
+                    "an external model is reached through the gateway for all models: remove auth.apiKeySecretRef (see "
+                    "external.apiKeySecretRef), route.enabled and route.parentRefs"
+                ),
             ),
         )
     )
@@ -1161,6 +1204,27 @@ class EngineStatus(Model):
     """Image of the vLLM container."""
 
 
+class CapabilitiesStatus(Model):
+    """What the model can do."""
+
+    tools: bool | None = None
+    """Whether requests with tools are answered; missing: that is not known."""
+
+
+class ExternalStatus(Model):
+    """What was found at the endpoint."""
+
+    models: (
+        Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=100, json_schema_extra=LIST_ATOMIC)]
+        | None
+    ) = None
+    """Models that it lists; the first hundred."""
+    asked_at: Annotated[str, Field(max_length=64)] | None = None
+    """When it was asked last whether it takes tools."""
+    asked_hash: Annotated[str, Field(max_length=64)] | None = None
+    """Hash of what it was asked about then: the endpoint, the model and the key."""
+
+
 class VLLMModelStatus(Model):
     """What was found and decided. Written by the operator only."""
 
@@ -1183,7 +1247,7 @@ class VLLMModelStatus(Model):
     gpus: int | None = None
     """GPUs that all wanted replicas ask for."""
     max_model_len: int | None = None
-    """Context length in tokens, as vLLM itself reports it."""
+    """Context length in tokens, as the server itself reports it."""
     served_model_names: (
         Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=16, json_schema_extra=LIST_ATOMIC)]
         | None
@@ -1195,6 +1259,10 @@ class VLLMModelStatus(Model):
     """What was decided for one replica."""
     engine: EngineStatus | None = None
     """What is run."""
+    capabilities: CapabilitiesStatus | None = None
+    """What the model can do."""
+    external: ExternalStatus | None = None
+    """What was found at an external endpoint."""
 
 
 class VLLMModel(Model):

@@ -20,13 +20,16 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from vllm_operator import __version__
+from vllm_operator.api.endpoint import Network
 from vllm_operator.api.names import LABEL_API_KEYS, LABEL_ENGINE_KEY, LABEL_MODEL, Key
 from vllm_operator.app.http import HealthServer
 from vllm_operator.app.settings import (
     SettingsError,
+    add_external_argument,
     add_log_arguments,
     flag_adder,
     read_address,
+    read_external_networks,
     read_log_format,
     read_log_level,
     read_namespaces,
@@ -40,25 +43,33 @@ from vllm_operator.cluster.kubernetes import KubernetesCluster
 from vllm_operator.cluster.reflector import Reflector
 from vllm_operator.gateway.bootstrap import build_bootstrap
 from vllm_operator.gateway.gather import (
+    Found,
     Gathered,
+    SecretRef,
     decode,
-    engine_key_reference,
+    external_host,
     gather,
     keep_model,
     keep_secret,
     keep_slice,
+    named_secrets,
 )
 from vllm_operator.gateway.render import render
 from vllm_operator.gateway.state import MEBIBYTE, GatewayState
 from vllm_operator.gateway.status import describe_status
 from vllm_operator.gateway.xds import XdsServer
+from vllm_operator.serving.external import ExternalState, LookupFailed, look_up
 
 log = logging.getLogger(__name__)
 
 GATHER_DELAY = 0.02
 """Seconds that a change waits for others: a roll-out's come in groups."""
 NAMED_SECRETS = 15.0
-"""Seconds between two looks at Secrets that models name in auth.apiKeySecretRef: they have no label to be watched by."""
+"""Seconds between two looks at Secrets that models name: they have no label to be watched by."""
+HOSTS = 15.0
+"""Seconds between two looks at where the hosts of external models are."""
+AT_ONCE = 1.0
+"""Seconds within which a new model's Secrets are read, and its host is looked up."""
 STUCK_AFTER = 60.0
 """Seconds that telling Envoy may take before the agent is started anew."""
 DRAIN_AT_LEAST = 5.0
@@ -77,6 +88,7 @@ class AgentSettings:
     port: int
     admin_port: int
     xds_port: int
+    external_networks: tuple[Network, ...]
     largest_body: int
     log_format: str
     log_level: str
@@ -103,6 +115,7 @@ def add_agent_arguments(parser: argparse.ArgumentParser, environment: Mapping[st
     add("namespaces", "", "namespaces whose models are served, separated by commas; none: all", metavar="A,B")
     paths = "/healthz, /readyz, /status, /metrics and /metrics/envoy"
     add("http-address", "0.0.0.0:8081", f"where {paths} are served", metavar="HOST:PORT")
+    add_external_argument(parser, environment)
     _add_shared_arguments(parser, environment)
     add_log_arguments(parser, environment)
 
@@ -123,6 +136,7 @@ def read_agent_settings(arguments: argparse.Namespace) -> AgentSettings:
         port=port,
         admin_port=_port("--admin-port", arguments.admin_port),
         xds_port=_port("--xds-port", arguments.xds_port),
+        external_networks=read_external_networks(arguments.external_networks),
         largest_body=_size("--largest-body", arguments.largest_body),
         log_format=read_log_format(arguments.log_format),
         log_level=read_log_level(arguments.log_level),
@@ -199,7 +213,8 @@ class GatewayAgent:
         self._client = httpx.AsyncClient(timeout=5.0, trust_env=False)
         self._server = XdsServer(warming=self._warming)
         self._reflectors: dict[Kind | str, list[Reflector]] = {}
-        self._named_keys: dict[tuple[Key, str], str] = {}
+        self._named: dict[SecretRef, str] = {}
+        self._hosts: dict[str, Found] = {}
         self._told: GatewayState | None = None
         self._problems: tuple[str, ...] = ()
         self._taken_names: dict[Key, dict[str, Key]] = {}
@@ -235,7 +250,8 @@ class GatewayAgent:
                 asyncio.create_task(work, name=name)
                 for name, work in (
                     ("tell", self._tell_for_ever()),
-                    ("named keys", self._read_named_keys(cluster)),
+                    ("named secrets", self._read_named(cluster)),
+                    ("hosts", self._look_up_hosts()),
                     ("envoy", self._look_at_envoy()),
                     ("watchdog", self._watch_itself()),
                     *(
@@ -278,18 +294,19 @@ class GatewayAgent:
         return (each for reflector in self._reflectors[kind] for each in reflector.objects.values())
 
     def _gather(self) -> Gathered:
-        engine_keys = dict(self._named_keys)
+        named = dict(self._named)
         for secret in self._objects(LABEL_ENGINE_KEY):
             metadata = secret["metadata"]
             for name, text in secret["data"].items():
                 if value := decode(text):
-                    engine_keys[Key(metadata["namespace"], metadata["name"]), name] = value
+                    named[Key(metadata["namespace"], metadata["name"]), name] = value
         return gather(
             self._objects(kinds.VLLM_MODEL),
             self._objects(kinds.ENDPOINT_SLICE),
             self._objects(LABEL_API_KEYS),
-            engine_keys,
+            named,
             largest_body=self._settings.largest_body,
+            found=self._hosts,
         )
 
     async def _tell_for_ever(self) -> None:
@@ -331,29 +348,58 @@ class GatewayAgent:
         self._metrics.names_taken.set(sum(map(len, self._taken_names.values())))
         log.info("told Envoy of %d models, %d serve, and %d keys", len(state.models), len(serving), len(state.keys))
 
-    async def _read_named_keys(self, cluster: KubernetesCluster) -> None:
+    async def _read_named(self, cluster: KubernetesCluster) -> None:
         """Read the Secrets that models name, by name."""
+        loop = asyncio.get_running_loop()
+        read_at: dict[SecretRef, float] = {}
         while True:
-            wanted = set()
-            for model in self._objects(kinds.VLLM_MODEL):
-                metadata, auth = model["metadata"], model["spec"].get("auth") or {}
-                if auth.get("apiKeySecretRef"):
-                    wanted.add(engine_key_reference(Key(metadata["namespace"], metadata["name"]), auth))
-            found: dict[tuple[Key, str], str] = {}
-            for secret, name in wanted:
+            wanted = {each for model in self._objects(kinds.VLLM_MODEL) for each in named_secrets(model)}
+            due = {each for each in wanted if loop.time() >= read_at.get(each, 0) + NAMED_SECRETS}
+            found = {each: value for each, value in self._named.items() if each in wanted}
+            for secret, name in sorted(due):
                 try:
                     obj = await cluster.get(kinds.SECRET, secret)
                 except ApiError as error:
                     log.warning("Secret %s cannot be read: %s", secret, error)
-                    value = self._named_keys.get((secret, name))
                 else:
                     value = decode((obj or {}).get("data", {}).get(name) or "")
-                if value:
-                    found[secret, name] = value
-            if found != self._named_keys:
-                self._named_keys = found
+                    found.pop((secret, name), None)
+                    if value:
+                        found[secret, name] = value
+                read_at[secret, name] = loop.time()
+            if found != self._named:
+                self._named = found
                 self._changed.set()
-            await asyncio.sleep(NAMED_SECRETS if wanted else 1.0)
+            read_at = {each: at for each, at in read_at.items() if each in wanted}
+            await asyncio.sleep(AT_ONCE)
+
+    async def _look_up_hosts(self) -> None:
+        """Know where the hosts of external models are. Where one was stands while nobody can say where it is."""
+        loop = asyncio.get_running_loop()
+        looked: dict[str, float] = {}
+        while True:
+            wanted = {host for model in self._objects(kinds.VLLM_MODEL) if (host := external_host(model))}
+            due = sorted(each for each in wanted if loop.time() >= looked.get(each, 0) + HOSTS)
+            answers = await asyncio.gather(*(self._look_up(host) for host in due))
+            hosts = {host: where for host, where in self._hosts.items() if host in wanted} | dict(
+                zip(due, answers, strict=True)
+            )
+            looked = {host: at for host, at in looked.items() if host in wanted} | dict.fromkeys(due, loop.time())
+            if hosts != self._hosts:
+                self._hosts = hosts
+                self._changed.set()
+            await asyncio.sleep(AT_ONCE)
+
+    async def _look_up(self, host: str) -> Found:
+        before = self._hosts.get(host, Found())
+        try:
+            # Names with many addresses give them in another order each time.
+            return Found(tuple(sorted(await look_up(host, self._settings.external_networks))))
+        except LookupFailed as failure:
+            if str(failure) != before.problem:
+                log.warning("%s", failure)
+            kept = before.addresses if failure.state is ExternalState.UNREACHABLE else ()
+            return Found(kept, str(failure))
 
     async def _look_at_envoy(self) -> None:
         """Know whether Envoy serves, and what it has not taken."""

@@ -13,12 +13,13 @@ from vllm_operator.api import types
 from vllm_operator.api.names import LABEL_MANAGED_BY, LABEL_MODEL, MANAGED_BY, Key
 from vllm_operator.cluster import kinds
 from vllm_operator.cluster.kinds import Kind
+from vllm_operator.reconcile.reconciler import wanted_version
 
 CHILD_DELAY = 0.5
 """Seconds that a child's change waits, so that the burst of a roll-out becomes one pass."""
 
-WantModel = Callable[[Key, str, int], None]
-"""Called with key, uid and generation."""
+WantModel = Callable[[Key, str, str], None]
+"""Called with key, uid and what is wanted (see wanted_version)."""
 Want = Callable[[Key, float], None]
 WantGateway = Callable[[Key], None]
 WantNodes = Callable[[str | None, Mapping[str, Any]], None]
@@ -52,7 +53,7 @@ def register(
     ) -> None:
         key = Key(namespace or "", name or "")
         if type == "MODIFIED":
-            want_model(key, uid or "", meta.get("generation", 0))
+            want_model(key, uid or "", wanted_version(meta))
         else:
             want(key, 0.0)
 

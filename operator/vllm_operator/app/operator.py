@@ -31,6 +31,7 @@ from vllm_operator.reconcile.nodes import Nodes
 from vllm_operator.reconcile.queue import WorkQueue
 from vllm_operator.reconcile.reconciler import Reconciler
 from vllm_operator.reconcile.sizer import Sizer
+from vllm_operator.serving.external import ExternalProber
 from vllm_operator.serving.probe import Prober
 from vllm_operator.serving.startup import LOG_BYTES
 
@@ -103,10 +104,12 @@ class Operator:
                 interval=settings.probe_interval,
                 read_log=lambda pod: cluster.read_log(pod, CONTAINER, most=LOG_BYTES),
             )
+            external = ExternalProber(self._wake, clock=utc_now, networks=settings.external_networks)
             recorder = EventRecorder(cluster, utc_now, instance=settings.identity)
             self._reconciler = Reconciler(
                 cluster,
                 prober=prober,
+                external=external,
                 recorder=recorder,
                 sizer=Sizer(
                     self._nodes,
@@ -125,10 +128,11 @@ class Operator:
                 self._reconciler, self._queue, workers=settings.workers, observer=self._metrics.observe_pass
             )
             try:
-                return await self._run(cluster, prober)
+                return await self._run(cluster, prober, external)
             finally:
                 await self._engine.stop()
                 await prober.close()
+                await external.close()
                 await library.close()
                 await self._health.stop()
                 log.info("stopped")
@@ -146,7 +150,7 @@ class Operator:
             image = next((each["image"] for each in containers if each["name"] == "operator"), "")
         return Inspector(cluster, image=image) if image else None
 
-    async def _run(self, cluster: KubernetesCluster, prober: Prober) -> int:
+    async def _run(self, cluster: KubernetesCluster, prober: Prober, external: ExternalProber) -> int:
         settings = self._settings
         election = LeaderElection(
             cluster, Key(settings.lease_namespace, settings.lease_name), settings.identity, clock=utc_now
@@ -177,6 +181,7 @@ class Operator:
             await election.release()
             # kopf ends by itself on the flag, but waits for every task of the loop, whoever's: the probes would cost 5 s.
             await prober.close()
+            await external.close()
             await asyncio.wait({watch}, timeout=10)
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
@@ -258,9 +263,9 @@ class Operator:
         """Something that a model waits for has come, or what was known of it has changed."""
         self._queue.add(key, urgent=True)
 
-    def _want_model(self, key: Key, uid: str, generation: int) -> None:
-        """A model has changed. Most changes are our own writes of its status: they leave its generation as it is."""
-        if self._reconciler is None or self._reconciler.reported.get(key) != (uid, generation):
+    def _want_model(self, key: Key, uid: str, version: str) -> None:
+        """A model has changed. Most changes are our own writes of its status: they leave what is wanted as it is."""
+        if self._reconciler is None or self._reconciler.reported.get(key) != (uid, version):
             self._queue.add(key, urgent=True)
 
     def _want_nodes(self, event: str | None, node: Mapping[str, Any]) -> None:

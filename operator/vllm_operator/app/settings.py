@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
+from vllm_operator.api.endpoint import Network, read_networks
 from vllm_operator.api.names import Key
 from vllm_operator.engine.images import parse_version
 from vllm_operator.hub.hugging_face import DEFAULT_ENDPOINT
@@ -40,6 +41,8 @@ class Settings:
     probe_interval: float
     hub_endpoint: str
     """Hugging Face hub or mirror that models are looked up on; empty: none is asked."""
+    external_networks: tuple[Network, ...]
+    """Networks where external models may be, besides the Internet."""
     inspect_image: str
     """Image of the Jobs that read models in volumes; empty: the operator's own."""
     own_pod: Key | None
@@ -94,6 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str
         metavar="URL",
     )
     add("inspect-image", "", "image of the Jobs that read models in volumes; none: the operator's own", metavar="IMAGE")
+    add_external_argument(parser, environment)
     add("gateway-url", "", "URL of the gateway for all models, told to users; none: there is none", metavar="URL")
     add(
         "gpu-pools",
@@ -117,6 +121,24 @@ def add_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str
     )
     add("cluster-domain", defaults.cluster_domain, "DNS domain of the cluster", metavar="DOMAIN")
     add_log_arguments(parser, environment)
+
+
+def add_external_argument(parser: argparse.ArgumentParser, environment: Mapping[str, str] = os.environ) -> None:
+    """Add the flag that says where external models may be."""
+    flag_adder(parser, environment)(
+        "external-networks",
+        "",
+        "networks that are not public, where external models may be all the same, separated by commas",
+        metavar="CIDR,...",
+    )
+
+
+def read_external_networks(text: str) -> tuple[Network, ...]:
+    """Networks where external models may be, though they are not public. Raises SettingsError."""
+    try:
+        return read_networks(text)
+    except ValueError as error:
+        raise SettingsError(f"--external-networks: {error}; write networks such as 10.1.0.0/16") from error
 
 
 def add_log_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str] = os.environ) -> None:
@@ -185,6 +207,7 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
         inspect_image=arguments.inspect_image.strip(),
         own_pod=_own_pod(os.environ),
         hub_endpoint=_endpoint("--hub-endpoint", arguments.hub_endpoint),
+        external_networks=read_external_networks(arguments.external_networks),
         log_format=read_log_format(arguments.log_format),
         log_level=read_log_level(arguments.log_level),
         timings=Timings(

@@ -2,15 +2,18 @@
 
 import base64
 import binascii
+import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
+from vllm_operator.api.endpoint import read_server
 from vllm_operator.api.names import ENGINE_KEY, LABEL_MODEL, PORT_NAME, Key, engine_key_secret
 from vllm_operator.api.types import GROUP
 from vllm_operator.cluster.base import Object, key_of
 from vllm_operator.gateway.naming import own_name
-from vllm_operator.gateway.state import ApiKey, Endpoint, GatewayModel, GatewayState
+from vllm_operator.gateway.state import ApiKey, Endpoint, External, GatewayModel, GatewayState
 
 LONGEST_REASON = 300
 """Characters of a condition's message that callers are told."""
@@ -20,6 +23,21 @@ ANNOTATION_LIMIT = f"{GROUP}/requests-per-minute"
 """On a Secret with keys: how many requests each of them may send to a gateway's replica in a minute."""
 MOST_REQUESTS = 1_000_000
 SERVICE_LABEL = "kubernetes.io/service-name"
+
+
+SecretRef = tuple[Key, str]
+"""A Secret, and a key in it."""
+_KEPT_FIELDS = ("model", "servedModelNames", "route", "auth", "suspend", "replicas", "external")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a look at a host's name has found."""
+
+    addresses: tuple[str, ...] = ()
+    """Those that may be asked."""
+    problem: str = ""
+    """Why there is none."""
 
 
 @dataclass(frozen=True)
@@ -35,20 +53,22 @@ def gather(
     models: Iterable[Object],
     slices: Iterable[Object],
     key_secrets: Iterable[Object],
-    engine_keys: Mapping[tuple[Key, str], str],
+    named: Mapping[SecretRef, str],
     *,
     largest_body: int,
+    found: Mapping[str, Found] = MappingProxyType({}),
 ) -> Gathered:
     """The state that these objects say.
 
-    `engine_keys`: (Secret, key in it) → the key that a model's vLLM asks for.
+    `named`: (Secret, key in it) → its value: the keys that vLLM and external endpoints ask for, and certificates of the latter.
+    `found`: host of an external endpoint → where it was found.
     """
     pods, secrets = _pods(slices), list(key_secrets)
     callers = {key_of(each): dict(each["metadata"].get("labels") or {}) for each in secrets}
     keys, problems = read_keys(secrets)
     state = GatewayState(
         models=tuple(
-            read_model(each, pods.get(key_of(each), ()), callers, engine_keys)
+            read_model(each, pods.get(key_of(each), ()), callers, named, found)
             for each in models
             if "deletionTimestamp" not in each["metadata"]
             and (each["spec"].get("route") or {}).get("enabled") is not False
@@ -68,13 +88,13 @@ def keep_model(model: Object) -> Object:
             for name in ("namespace", "name", "creationTimestamp", "deletionTimestamp")
             if name in metadata
         },
-        "spec": {name: spec[name] for name in ("servedModelNames", "route", "auth", "suspend") if name in spec},
+        "spec": {name: spec[name] for name in _KEPT_FIELDS if name in spec},
         "status": {
-            **{name: status[name] for name in ("servedModelNames", "maxModelLen") if name in status},
+            **{name: status[name] for name in ("servedModelNames", "maxModelLen", "capabilities") if name in status},
             "conditions": [
                 {name: each.get(name) for name in ("type", "status", "reason", "message")}
                 for each in status.get("conditions") or ()
-                if each.get("type") in ("Ready", "Accepted")
+                if each.get("type") in ("Ready", "Accepted", "Serving")
             ],
         },
     }
@@ -121,34 +141,112 @@ def read_model(
     model: Object,
     endpoints: tuple[Endpoint, ...],
     callers: Mapping[Key, Mapping[str, str]],
-    engine_keys: Mapping[tuple[Key, str], str],
+    named: Mapping[SecretRef, str],
+    found: Mapping[str, Found],
 ) -> GatewayModel:
     """One model. `callers`: Secrets with keys → their labels."""
     key = key_of(model)
     spec, status = model.get("spec") or {}, model.get("status") or {}
     route, auth = spec.get("route") or {}, spec.get("auth") or {}
     names = status.get("servedModelNames") or spec.get("servedModelNames") or [key.name]
+    waiting = None if endpoints else _why(status.get("conditions") or ())
+    external = None
+    if spec.get("external"):
+        # No name waits for a roll-out.
+        names = spec.get("servedModelNames") or [key.name]
+        external, endpoints, waiting = _read_external(model, names, named, found)
     return GatewayModel(
         key=key,
         created=str(model["metadata"].get("creationTimestamp", "")),
         served_model_names=tuple(name for name in names if name != own_name(key)),
         endpoints=endpoints,
-        waiting=None if endpoints else _why(status.get("conditions") or ()),
+        waiting=waiting,
         max_model_len=status.get("maxModelLen"),
         callers=None if auth.get("mode") == "none" else _callers(key, auth.get("callers"), callers),
-        upstream_key=engine_keys.get(engine_key_reference(key, auth)),
+        upstream_key=named.get(reference) if (reference := upstream_key_reference(key, spec)) else None,
         weight=route.get("weight"),
         balance=route.get("balance") or "leastRequest",
         fallback=Key(key.namespace, route["fallback"]) if route.get("fallback") else None,
+        external=external,
     )
 
 
-def engine_key_reference(key: Key, auth: Mapping[str, Any]) -> tuple[Key, str]:
-    """Where the key is that a model's vLLM asks for: (Secret, key in it)."""
-    given = auth.get("apiKeySecretRef")
+def upstream_key_reference(key: Key, spec: Mapping[str, Any]) -> SecretRef | None:
+    """Where the key is that a model's vLLM, or its external endpoint, asks for; None: it asks for none."""
+    external = spec.get("external")
+    given = (external or spec.get("auth") or {}).get("apiKeySecretRef")
     if given:
-        return Key(key.namespace, given["name"]), given["key"]
-    return Key(key.namespace, engine_key_secret(key.name)), ENGINE_KEY
+        return _reference(key, given)
+    return None if external else (Key(key.namespace, engine_key_secret(key.name)), ENGINE_KEY)
+
+
+def named_secrets(model: Object) -> set[SecretRef]:
+    """What a model names in Secrets that have no label to be watched by."""
+    key, spec = key_of(model), model.get("spec") or {}
+    external = spec.get("external") or {}
+    given = (
+        external.get("caSecretRef"),
+        external.get("apiKeySecretRef"),
+        (spec.get("auth") or {}).get("apiKeySecretRef"),
+    )
+    return {_reference(key, each) for each in given if each}
+
+
+def external_host(model: Object) -> str | None:
+    """Host of a model's external endpoint; None: it has none, or its URL is none."""
+    external = (model.get("spec") or {}).get("external")
+    try:
+        return read_server(external["url"]).host if external else None
+    except ValueError:
+        return None
+
+
+def _reference(key: Key, given: Mapping[str, Any]) -> SecretRef:
+    return Key(key.namespace, given["name"]), given["key"]
+
+
+def _read_external(
+    model: Object, names: Iterable[str], named: Mapping[SecretRef, str], found: Mapping[str, Found]
+) -> tuple[External | None, tuple[Endpoint, ...], str | None]:
+    """An external endpoint, its addresses, and why it is not asked now."""
+    key, spec, status = key_of(model), model["spec"], model.get("status") or {}
+    wanted = spec["external"]
+    try:
+        server = read_server(wanted["url"])
+    except ValueError as error:
+        return None, (), f"InvalidSpec: spec.external.url: {error}"
+    ca = wanted.get("caSecretRef")
+    there = wanted.get("modelNames") or {}
+    external = External(
+        server=server,
+        ca=named.get(_reference(key, ca)) if ca else None,
+        model_names={name: there.get(name, spec.get("model", name)) for name in names},
+    )
+    where = found.get(server.host, Found(problem="its name has not been looked up yet"))
+    endpoints = tuple(Endpoint(address, server.port) for address in where.addresses)
+    conditions = status.get("conditions") or ()
+    by_type = {each.get("type"): each for each in conditions}
+    serving, accepted = by_type.get("Serving") or {}, by_type.get("Accepted") or {}
+    stopped = bool(spec.get("suspend")) or spec.get("replicas") == 0
+    well = serving.get("status") == accepted.get("status") == "True"
+    waiting = None if well and not stopped else _why(conditions)
+    for reference in (ca, wanted.get("apiKeySecretRef")):
+        # Without its certificates another's would do, and without its key it would refuse.
+        if reference and _reference(key, reference) not in named:
+            waiting = f"ReferenceNotFound: Secret {reference['name']} with the key {reference['key']} is not there"
+    if external.ca is not None and not _is_certificate(external.ca):
+        waiting = f"TLSFailed: Secret {ca['name']}, key {ca['key']}, is no certificate (PEM)"
+    if not endpoints and waiting is None:
+        waiting = f"Unreachable: {where.problem}"
+    return external, endpoints if waiting is None else (), waiting
+
+
+def _is_certificate(text: str) -> bool:
+    try:
+        ssl.create_default_context(cadata=text)
+    except (ssl.SSLError, ValueError):
+        return False
+    return True
 
 
 def _callers(

@@ -5,7 +5,6 @@ metadata; the route is chosen by that and by who asks. No name is ever searched 
 sends decides anything.
 """
 
-import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -55,8 +54,6 @@ MOST_FALLBACKS = 3
 """Steps from a model to its fallback, and from there to that one's; a circle ends there too."""
 SYSTEM_CA = "/etc/ssl/certs/ca-certificates.crt"
 """The certificates that Envoy's image trusts."""
-_HOST = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*", re.IGNORECASE)
-_PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*/?")
 _ADDRESS = re.compile(r"[0-9a-fA-F:.]+")
 
 
@@ -108,7 +105,6 @@ def xds_source() -> JSONObject:
 
 def build_cluster(model: GatewayModel) -> JSONObject:
     """A model's pods as one cluster."""
-    _check_external(model)
     most = 1_000_000
     cluster: JSONObject = {
         "@type": CLUSTER,
@@ -144,7 +140,7 @@ def build_cluster(model: GatewayModel) -> JSONObject:
                 "http_health_check": {"path": "/health", "host": "vllm"},
             }
         ]
-    elif model.external.tls:
+    elif model.external.server.tls:
         cluster["transport_socket"] = _tls(model.external)
     if model.balance != "leastRequest":
         cluster["common_lb_config"] = {"consistent_hashing_lb_config": {"hash_balance_factor": 150}}
@@ -161,8 +157,8 @@ def build_cluster(model: GatewayModel) -> JSONObject:
 
 def _tls(external: External) -> JSONObject:
     """TLS to a server that must have a certificate for its name."""
-    literal = _is_address(external.host)
-    expected = {"san_type": "IP_ADDRESS" if literal else "DNS", "matcher": {"exact": external.host}}
+    host, literal = external.server.host, external.server.is_address
+    expected = {"san_type": "IP_ADDRESS" if literal else "DNS", "matcher": {"exact": host}}
     trusted = {"filename": SYSTEM_CA} if external.ca is None else {"inline_string": external.ca}
     context: JSONObject = {
         "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
@@ -173,33 +169,8 @@ def _tls(external: External) -> JSONObject:
     }
     # RFC 6066: an address is no server name.
     if not literal:
-        context["sni"] = external.host
+        context["sni"] = host
     return {"name": "tls", "typed_config": context}
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _authority(external: External) -> str:
-    """What an external server is told that it is called."""
-    host = f"[{external.host}]" if ":" in external.host else external.host
-    return host if external.port == (443 if external.tls else 80) else f"{host}:{external.port}"
-
-
-def _check_external(model: GatewayModel) -> None:
-    """Raise ValueError for what must not come into a request's headers."""
-    external = model.external
-    if external is None:
-        return
-    if not (_HOST.fullmatch(external.host) or _is_address(external.host)) or not 0 < external.port < 65536:
-        raise ValueError(f"{model.key}: {external.host}:{external.port} is no server")
-    if not _PREFIX.fullmatch(external.path_prefix):
-        raise ValueError(f"{model.key}: {external.path_prefix} is no beginning of a path")
 
 
 def _inject_key(secret: str) -> JSONObject:
@@ -490,7 +461,7 @@ def _change(model: GatewayModel, names: Iterable[str], *, prompt: bool) -> JSONO
     renamed = {name: there for name in names if (there := _name_there(model, name)) != name}
     if renamed:
         wanted["names"] = renamed
-    if model.external is not None and (prefix := model.external.path_prefix.rstrip("/")):
+    if model.external is not None and (prefix := model.external.server.path_prefix):
         wanted["prefix"] = prefix
     if not wanted:
         return {}
@@ -537,7 +508,10 @@ def _way(model: GatewayModel, names: Iterable[str], *, prompt: bool) -> JSONObje
     way = {"name": cluster_name(model.key), **_change(model, names, prompt=prompt)}
     if model.external is not None:
         # Who asks is nobody's business outside, nor what other servers of this name have let a browser remember.
-        way |= {"host_rewrite_literal": _authority(model.external), "request_headers_to_remove": list(PRIVATE_HEADERS)}
+        way |= {
+            "host_rewrite_literal": model.external.server.authority,
+            "request_headers_to_remove": list(PRIVATE_HEADERS),
+        }
     return way
 
 

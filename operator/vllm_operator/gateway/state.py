@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from vllm_operator.api.endpoint import Server
 from vllm_operator.api.names import Key
 
 MEBIBYTE = 1024 * 1024
@@ -34,12 +35,8 @@ class ApiKey:
 class External:
     """A server outside of the cluster that answers for a model; its addresses are the model's endpoints."""
 
-    host: str
-    """Its name: told to it, and what its certificate must be for."""
-    port: int = 443
-    tls: bool = True
-    path_prefix: str = ""
-    """What stands before /v1 in its paths, such as /openai."""
+    server: Server
+    """Its name is told to it, and is what its certificate must be for."""
     ca: str | None = None
     """Certificates (PEM) that its own must be signed by; None: those that the system trusts."""
     model_names: Mapping[str, str] = field(default_factory=dict, hash=False)

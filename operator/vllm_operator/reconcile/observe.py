@@ -9,6 +9,7 @@ from vllm_operator.api.conditions import Reason
 from vllm_operator.api.names import CONTAINER
 from vllm_operator.api.types import GROUP
 from vllm_operator.cluster.base import Object
+from vllm_operator.serving.external import ExternalResult
 from vllm_operator.serving.probe import ProbeResult
 
 ANNOTATION_TEMPLATE = f"{GROUP}/template-hash"
@@ -78,6 +79,8 @@ class Observation:
     probes: Mapping[str, ProbeResult]
     """By pod uid; pods that are ready and not here were not asked yet."""
     route: RouteObservation
+    external: ExternalResult | None = None
+    """What an external endpoint answered; None: it was not asked yet, or there is none."""
 
 
 def observe_workload(

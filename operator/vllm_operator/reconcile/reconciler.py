@@ -20,6 +20,7 @@ from vllm_operator.api.conditions import ConditionType, Reason
 from vllm_operator.api.errors import Refusal
 from vllm_operator.api.names import (
     ANNOTATION_APPLIED,
+    ANNOTATION_REFRESH,
     CONTAINER,
     ENGINE_KEY,
     PORT,
@@ -29,7 +30,7 @@ from vllm_operator.api.names import (
     revision_name,
     selector_labels,
 )
-from vllm_operator.api.types import KIND, Route, VLLMModelSpec
+from vllm_operator.api.types import KIND, External, Route, VLLMModelSpec
 from vllm_operator.cluster import kinds
 from vllm_operator.cluster.base import Cluster, Object, key_of
 from vllm_operator.cluster.errors import ApiError, Category
@@ -39,6 +40,7 @@ from vllm_operator.reconcile import report as reporting
 from vllm_operator.reconcile import revisions as revs
 from vllm_operator.reconcile.drift import covers
 from vllm_operator.reconcile.events import EventRecorder
+from vllm_operator.reconcile.external import build_target, external_fields, external_references
 from vllm_operator.reconcile.observe import (
     ANNOTATION_TEMPLATE,
     Observation,
@@ -54,6 +56,7 @@ from vllm_operator.reconcile.rollout import YIELDED, is_yielded, should_yield
 from vllm_operator.reconcile.served_names import ServedNames
 from vllm_operator.reconcile.sizer import Sizer
 from vllm_operator.reconcile.urls import gateway_url
+from vllm_operator.serving.external import ExternalProber, ExternalTarget
 from vllm_operator.serving.probe import Prober, Target
 from vllm_operator.sizing.decide import Decided
 from vllm_operator.sizing.plan import decide_plan
@@ -70,7 +73,7 @@ from vllm_operator.workload.children import (
 )
 from vllm_operator.workload.names import generated_key_secret, served_model_names
 from vllm_operator.workload.not_implemented import check_implemented
-from vllm_operator.workload.pods import build_pod_template
+from vllm_operator.workload.pods import build_pod_template, takes_tools
 from vllm_operator.workload.references import Reference, pod_references
 from vllm_operator.workload.settings import BuildSettings
 
@@ -136,6 +139,8 @@ class Decision:
     suspended: bool
     children: dict[Kind, Object | None]
     """Kinds that are missing are left alone; None: pruned."""
+    external: ExternalTarget | None = None
+    """The endpoint of a model that runs elsewhere."""
     references: LoadedReferences = field(default_factory=LoadedReferences)
     api_key: str | None = field(default=None, repr=False)
     """What the operator's own probe asks with."""
@@ -151,6 +156,7 @@ class Reconciler:
         cluster: Cluster,
         *,
         prober: Prober,
+        external: ExternalProber,
         recorder: EventRecorder,
         sizer: Sizer,
         settings: BuildSettings,
@@ -162,6 +168,7 @@ class Reconciler:
     ) -> None:
         self._cluster = cluster
         self._prober = prober
+        self._external = external
         self._recorder = recorder
         self._sizer = sizer
         self._settings = settings
@@ -178,8 +185,8 @@ class Reconciler:
         self.sizing_errors: dict[Key, float] = {}
         """Key → error of the estimated KV cache, as a share of what vLLM has, for metrics."""
         self._warned: dict[Key, str] = {}
-        self.reported: dict[Key, tuple[str, int]] = {}
-        """Key → (uid, generation) of the spec that the status speaks of."""
+        self.reported: dict[Key, tuple[str, str]] = {}
+        """Key → (uid, what is wanted: see wanted_version) that the status speaks of."""
 
     async def reconcile(self, key: Key) -> float | None:
         """One pass; seconds until the model should be looked at again, or None when it is gone."""
@@ -210,19 +217,20 @@ class Reconciler:
             again = self._timings.denied
         loaded = replace(loaded, children=live)
         workload = self._observe_workload(loaded, decision)
-        names = self._served_names(decision)
+        names = self._served_names(key, decision)
         self._note_names(loaded, decision, names)
-        self._watch_pods(key, decision, workload)
+        self._watch(key, decision, workload)
         route, url = await self._observe_route(loaded, decision)
-        observation = Observation(workload, self._prober.results(key), route)
+        observation = Observation(workload, self._prober.results(key), route, self._external.result(key))
         subject = Subject(
             generation=loaded.model["metadata"]["generation"],
             accepted=verdict,
             suspended=decision.suspended,
             wanted=decision.wanted,
             served_model_names=names,
+            external=decision.external is not None,
             yielding=yielding,
-            fields=self._status_fields(key, decision, url, names),
+            fields=self._status_fields(loaded, decision, url, names),
         )
         await self._report(loaded, subject, observation)
         return again
@@ -230,6 +238,7 @@ class Reconciler:
     def forget(self, key: Key) -> None:
         """The model is gone."""
         self._prober.forget(key)
+        self._external.forget(key)
         for known in (self.states, self.reported, self.sizing_errors, self._warned):
             known.pop(key, None)
         for models in self._gateways.values():
@@ -287,6 +296,8 @@ class Reconciler:
         key, uid = loaded.key, loaded.uid
         spec = parse_spec(loaded.model.get("spec") or {})
         check_implemented(spec, gateway=bool(self._settings.gateway_url))
+        if spec.external is not None:
+            return await self._decide_external(loaded, spec, spec.external)
         # What the spec alone says is checked first, and shows what is referred to: no hub is asked for a spec that cannot be.
         plan = decide_plan(spec, default_accelerator=self._settings.default_accelerator)
         template = build_pod_template(key, spec, plan=plan, settings=self._settings)
@@ -334,6 +345,20 @@ class Reconciler:
             api_key=await self._pinned_api_key(key, pinned, references),
             automatic_rollout=rollout is None or rollout.strategy in (None, "Auto"),
             revision_history_limit=(rollout.revision_history_limit if rollout else None) or 10,
+        )
+
+    async def _decide_external(self, loaded: Loaded, spec: VLLMModelSpec, external: External) -> Decision:
+        """What is wanted of a model that runs elsewhere: no children, and what it was before is left without any. Raises Refusal."""
+        references = await load_references(self._cluster, loaded.key.namespace, external_references(external))
+        return Decision(
+            spec=spec,
+            pinned=None,
+            wanted=0 if spec.suspend else min(spec.replicas, 1),
+            suspended=bool(spec.suspend),
+            children={kind: None for kind in kinds.CHILD_KINDS if kind is not kinds.HTTP_ROUTE or loaded.gateway_api},
+            external=build_target(loaded.model, loaded.key, spec, references),
+            references=references,
+            revision_history_limit=0,
         )
 
     async def _plan(
@@ -610,9 +635,10 @@ class Reconciler:
             log.info("%s: pruned %s", key_of(obj), kind)
 
     async def _prune_revisions(self, loaded: Loaded, decision: Decision) -> None:
-        if decision.pinned is None or decision.spec is None:
+        if decision.spec is None:
             return
-        old = revs.superfluous(loaded.revisions, current=decision.pinned.name, limit=decision.revision_history_limit)
+        current = decision.pinned.name if decision.pinned else ""
+        old = revs.superfluous(loaded.revisions, current=current, limit=decision.revision_history_limit)
         for pinned in old:
             where = Key(loaded.key.namespace, pinned.name)
             if await self._cluster.delete(kinds.CONTROLLER_REVISION, where, uid=pinned.uid):
@@ -638,7 +664,12 @@ class Reconciler:
             patience=timedelta(seconds=self._timings.patience),
         )
 
-    def _watch_pods(self, key: Key, decision: Decision, workload: WorkloadObservation) -> None:
+    def _watch(self, key: Key, decision: Decision, workload: WorkloadObservation) -> None:
+        """Have those asked who are to answer for the model."""
+        if decision.external is not None and decision.wanted:
+            self._external.watch(key, decision.external)
+        else:
+            self._external.forget(key)
         targets = [
             Target(pod.name, pod.uid, pod.address, PORT, decision.api_key)
             for pod in workload.pods
@@ -720,17 +751,25 @@ class Reconciler:
     # report
 
     @staticmethod
-    def _served_names(decision: Decision) -> list[str]:
-        """Names that the newest revision is to list."""
+    def _served_names(key: Key, decision: Decision) -> list[str]:
+        """Names that the newest revision is to list, or by which an external model is asked for."""
+        if decision.external is not None and decision.spec is not None:
+            return served_model_names(decision.spec, key.name)
         return list(decision.pinned.data.get("servedModelNames", [])) if decision.pinned else []
 
-    def _status_fields(self, key: Key, decision: Decision, url: str | None, names: Sequence[str]) -> dict[str, Any]:
-        pinned = decision.pinned
+    def _status_fields(
+        self, loaded: Loaded, decision: Decision, url: str | None, names: Sequence[str]
+    ) -> dict[str, Any]:
+        key, pinned = loaded.key, decision.pinned
+        labels = sorted(selector_labels(key.name).items())
         fields: dict[str, Any] = {
             "url": url,
-            "selector": ",".join(f"{label}={value}" for label, value in sorted(selector_labels(key.name).items())),
+            "selector": ",".join(f"{label}={value}" for label, value in labels),
             "servedModelNames": list(names) or None,
         }
+        if decision.external is not None and decision.spec is not None:
+            previous = loaded.model.get("status") or {}
+            fields |= external_fields(decision.spec, decision.external, self._external.result(key), previous)
         if pinned is not None:
             sizing = pinned.data.get("sizing") or {}
             fields |= {
@@ -738,6 +777,7 @@ class Reconciler:
                 "sizing": sizing or None,
                 "engine": pinned.data.get("engine"),
                 "gpus": int(sizing.get("gpusPerReplica", 0)) * decision.wanted,
+                "capabilities": {"tools": takes_tools(pinned.deployment["spec"]["template"])},
             }
         return fields
 
@@ -747,7 +787,7 @@ class Reconciler:
         status = reporting.report(subject, observation, previous=previous, now=now)
         summary = next(condition for condition in status["conditions"] if condition["type"] == "Ready")
         self.states[loaded.key] = (summary["status"], summary["reason"])
-        self.reported[loaded.key] = (loaded.uid, subject.generation)
+        self.reported[loaded.key] = (loaded.uid, wanted_version(loaded.model["metadata"]))
         self._note_sizing_error(loaded.key, status)
         if _same_status(status, previous):
             return
@@ -816,6 +856,12 @@ class Reconciler:
                 },
             )
             await self._recorder.record(model, Happening("Warning", str(reason), message, "Reconcile"))
+
+
+def wanted_version(metadata: Mapping[str, Any]) -> str:
+    """What moves when a user wants something else of a model; its own status moves nothing."""
+    refresh = (metadata.get("annotations") or {}).get(ANNOTATION_REFRESH, "")
+    return f"{metadata.get('generation', 0)}/{refresh}"
 
 
 def parse_spec(raw: Mapping[str, Any]) -> VLLMModelSpec:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from vllm_operator.api.conditions import ConditionType, Reason
 from vllm_operator.cluster.base import Object
 from vllm_operator.reconcile.observe import Observation, PodObservation, WorkloadObservation
+from vllm_operator.serving.external import ExternalState
 from vllm_operator.serving.probe import ProbeState, missing_names
 from vllm_operator.serving.startup import StartUp
 
@@ -41,6 +42,8 @@ class Subject:
     wanted: int
     """Replicas that are wanted now; 0 when suspended."""
     served_model_names: list[str]
+    external: bool = False
+    """It runs elsewhere: there are no pods."""
     yielding: bool = False
     """An old pod goes first because no GPU is free for the new one."""
     fields: Mapping[str, Any] = field(default_factory=dict)
@@ -86,6 +89,8 @@ def scheduled(subject: Subject, workload: WorkloadObservation) -> Verdict:
 
     if subject.wanted == 0:
         return verdict("True", _idle_reason(subject), "no pods are wanted")
+    if subject.external:
+        return verdict("True", Reason.EXTERNAL, "it runs elsewhere: nothing is to be scheduled")
     new = [pod for pod in workload.pods if pod.new and not pod.leaving]
     stuck = [pod for pod in new if pod.unschedulable is not None]
     if stuck:
@@ -122,6 +127,8 @@ def workload_available(subject: Subject, workload: WorkloadObservation) -> Verdi
         return verdict(
             "False", _idle_reason(subject), "spec.suspend is true" if subject.suspended else "spec.replicas is 0"
         )
+    if subject.external:
+        return verdict("True", Reason.EXTERNAL, "it runs elsewhere: there are no pods")
     if workload.rolled_out and workload.available >= subject.wanted:
         return verdict("True", Reason.AVAILABLE, f"{subject.wanted} of {subject.wanted} pods are ready")
     new = [pod for pod in workload.pods if pod.new and not pod.leaving]
@@ -161,6 +168,17 @@ def serving(subject: Subject, observation: Observation, *, previous: Mapping[str
     def verdict(status: Truth, reason: Reason, message: str) -> Verdict:
         return Verdict(ConditionType.SERVING, status, reason, message)
 
+    known = _find(previous or {}, ConditionType.SERVING)
+    said, words = str(known.get("reason")), str(known.get("message", ""))
+    if subject.external:
+        external = observation.external
+        if external is not None and external.state is ExternalState.OK:
+            return verdict("True", Reason.SERVING, "/v1/models lists the model")
+        if external is not None:
+            return verdict("False", _EXTERNAL_REASONS[external.state], external.detail)
+        if known.get("status") in ("True", "False") and said in (Reason.SERVING, *_EXTERNAL_REASONS.values()):
+            return verdict("True" if known["status"] == "True" else "False", Reason(said), words)
+        return verdict("Unknown", Reason.NOT_PROBED, "the operator has not asked the endpoint yet")
     pods = [pod for pod in observation.workload.pods if pod.ready and not pod.leaving]
     if not pods:
         return verdict("False", Reason.NO_READY_PODS, "no pod is ready")
@@ -187,8 +205,6 @@ def serving(subject: Subject, observation: Observation, *, previous: Mapping[str
     if failures:
         reason, message = min(failures)
         return verdict("False", reason, message)
-    known = _find(previous or {}, ConditionType.SERVING)
-    said, words = str(known.get("reason")), str(known.get("message", ""))
     if known.get("status") == "True" and said == Reason.SERVING:
         return verdict("True", Reason.SERVING, words)
     if said in _PROBE_REASONS.values() and any(f"pod {pod.name}: " in words for pod in pods):
@@ -206,6 +222,17 @@ _PROBE_REASONS = {
     ProbeState.UNHEALTHY: Reason.HEALTH_CHECK_FAILED,
     ProbeState.NO_MODELS: Reason.MODEL_NOT_LISTED,
     ProbeState.KEY_REJECTED: Reason.API_KEY_REJECTED,
+}
+
+
+_EXTERNAL_REASONS = {
+    ExternalState.NOT_ALLOWED: Reason.ADDRESS_NOT_ALLOWED,
+    ExternalState.UNREACHABLE: Reason.UNREACHABLE,
+    ExternalState.TLS_FAILED: Reason.TLS_FAILED,
+    ExternalState.KEY_REJECTED: Reason.API_KEY_REJECTED,
+    ExternalState.UNHEALTHY: Reason.HEALTH_CHECK_FAILED,
+    ExternalState.NOT_OPENAI: Reason.NOT_OPENAI,
+    ExternalState.MODEL_NOT_LISTED: Reason.MODEL_NOT_LISTED,
 }
 
 
@@ -232,7 +259,7 @@ def ready(subject: Subject, workload: WorkloadObservation, others: Iterable[Verd
         return verdict("False", subject.accepted.reason, subject.accepted.message)
     if subject.wanted == 0:
         return verdict("False", available.reason, available.message)
-    if not workload.rolled_out:
+    if not workload.rolled_out and not subject.external:
         # What keeps a pod from a node says more than "starting".
         cause = place if place.status == "False" else available
         return verdict("False", cause.reason, cause.message)
@@ -287,7 +314,7 @@ def report(subject: Subject, observation: Observation, *, previous: Mapping[str,
         "replicas": workload.total,
         "readyReplicas": workload.ready,
         "updatedReplicas": workload.updated,
-        "replicaSummary": f"{workload.ready}/{subject.wanted}",
+        "replicaSummary": "external" if subject.external else f"{workload.ready}/{subject.wanted}",
         **{
             name: value
             for name, value in {"maxModelLen": min(lengths, default=known_length), **fields}.items()

@@ -10,6 +10,12 @@ def served_model_names(spec: VLLMModelSpec, name: str) -> list[str]:
     return list(spec.served_model_names or [name])
 
 
+def names_there(spec: VLLMModelSpec, name: str) -> dict[str, str]:
+    """Served names of an external model → what its endpoint calls it."""
+    known = (spec.external.model_names if spec.external is not None else None) or {}
+    return {served: known.get(served, spec.model) for served in served_model_names(spec, name)}
+
+
 def generated_key_secret(spec: VLLMModelSpec, key: Key, settings: BuildSettings) -> str | None:
     """Secret with a generated key that vLLM is to ask for, so that nobody goes round the gateway; None: there is none.
 

@@ -16,7 +16,6 @@ _FIELDS: tuple[tuple[str, Callable[[VLLMModelSpec], Any], str], ...] = (
     ("route.clampMaxTokens", lambda spec: (spec.route or Route()).clamp_max_tokens, "remove it"),
     ("route.dropUnsupportedTools", lambda spec: (spec.route or Route()).drop_unsupported_tools, "remove it"),
     ("adapters", lambda spec: spec.adapters, "use engine.args.lora-modules with a volume from podTemplate"),
-    ("external", lambda spec: spec.external, "remove it"),
     ("defaults", lambda spec: spec.defaults, "use engine.args.override-generation-config"),
 )
 
@@ -24,6 +23,7 @@ _BY_GATEWAY: tuple[tuple[str, Callable[[VLLMModelSpec], Any]], ...] = (
     ("route.weight", lambda spec: (spec.route or Route()).weight),
     ("route.balance", lambda spec: (spec.route or Route()).balance),
     ("route.fallback", lambda spec: (spec.route or Route()).fallback),
+    ("external", lambda spec: spec.external),
     ("auth.mode", lambda spec: (spec.auth or Auth()).mode),
     ("auth.callers", lambda spec: (spec.auth or Auth()).callers),
 )

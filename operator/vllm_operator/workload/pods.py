@@ -77,6 +77,14 @@ def build_pod_template(key: Key, spec: VLLMModelSpec, *, plan: Plan, settings: B
     return _with_canonical_quantities(merged)
 
 
+def takes_tools(template: Mapping[str, Any]) -> bool:
+    """Whether vLLM is started so that requests with tools are answered: with tool_choice "auto", which is what clients send, it
+    answers 400 otherwise.
+    """
+    (container,) = (each for each in template["spec"]["containers"] if each["name"] == CONTAINER)
+    return "--enable-auto-tool-choice" in (*(container.get("command") or ()), *(container.get("args") or ()))
+
+
 def escape_expansion(word: str) -> str:
     """A word of a container's command that the kubelet leaves as it is.
 
