@@ -4,7 +4,6 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import httpx
 import openai
@@ -12,8 +11,7 @@ import openai
 from tests.apiserver import Object
 from tests.demo.installation import gateway_values
 
-if TYPE_CHECKING:
-    from .conftest import World
+from .world import World, key_secret
 
 MODEL = "storyteller"
 """Not the name of the model that the other tests share: it is older, and so keeps its name."""
@@ -40,17 +38,8 @@ class Gateway:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key or self.key, max_retries=0, timeout=60)
 
 
-def key_secret(name: str, **keys: str) -> Object:
-    return {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": name, "labels": {"vllm-operator.io/api-keys": "true"}},
-        "stringData": keys,
-    }
-
-
 @contextmanager
-def running(world: "World", document: Object, *, seconds: float, **values: object) -> Iterator[Gateway]:
+def running(world: World, document: Object, *, seconds: float, **values: object) -> Iterator[Gateway]:
     """The gateway switched on, with more of its values, and the model served."""
     world.reinstall(gateway={**gateway_values(world.cluster.envoy_image()), **values})
     namespace = world.make_namespace()

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from tests.demo.installation import SAMPLES
 
 from .api import condition, eventually
-from .conftest import Served, World
+from .conftest import Served
 from .traffic import Traffic, complete
+from .world import World
 
 ALL_SAMPLES = sorted(SAMPLES.glob("*.yaml"))
 Measured = Callable[[str], None]

@@ -14,7 +14,8 @@ from tests.demo.installation import REPOSITORY, local_values
 
 from . import node
 from .api import eventually
-from .conftest import Served, World, without_pods
+from .conftest import Served
+from .world import World, without_pods
 
 Measured = Callable[[str], None]
 WATCHED_SECONDS = 10.0

@@ -10,8 +10,9 @@ from tests.apiserver import Object
 
 from . import node
 from .api import ReadyRecorder, eventually
-from .conftest import Served, World, sample
+from .conftest import Served
 from .traffic import complete
+from .world import World, sample
 
 Measured = Callable[[str], None]
 PROMISED_SECONDS = 10.0

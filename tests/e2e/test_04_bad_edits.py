@@ -7,8 +7,9 @@ import pytest
 from tests.cluster import ClusterError
 
 from .api import condition, eventually
-from .conftest import Served, World, sample, without_pods
+from .conftest import Served
 from .traffic import complete
+from .world import World, sample, without_pods
 
 Measured = Callable[[str], None]
 

@@ -4,8 +4,9 @@ import time
 from collections.abc import Callable
 
 from .api import OWNED, eventually
-from .conftest import Served, World
+from .conftest import Served
 from .traffic import complete
+from .world import World
 
 Measured = Callable[[str], None]
 

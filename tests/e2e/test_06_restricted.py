@@ -10,8 +10,8 @@ from tests.apiserver import Object
 
 from . import node
 from .api import OWNED, eventually
-from .conftest import World, sample
 from .traffic import Traffic, complete
+from .world import World, sample
 
 Measured = Callable[[str], None]
 KEYS = ("sk-first-0f6c1d", "sk-second-9b27ae")

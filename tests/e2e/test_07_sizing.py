@@ -14,8 +14,9 @@ from tests.cluster.settings import MODEL_PATH, VLLM_IMAGE, Settings
 from tests.cluster.vllm_env import model_path
 
 from .api import eventually
-from .conftest import Served, World, sample, unavailable, without_pods
+from .conftest import Served
 from .traffic import complete
+from .world import World, sample, unavailable, without_pods
 
 Measured = Callable[[str], None]
 

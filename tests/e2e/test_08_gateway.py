@@ -18,17 +18,11 @@ from tests.cluster import LocalCluster
 
 from . import node
 from .api import eventually
-from .conftest import LOAD_SECONDS, World, sample
-from .gateway import MODEL, PROMPT, Gateway, key_secret
+from .gateway import MODEL, PROMPT, Gateway
 from .traffic import Traffic, complete
+from .world import GATEWAY_PODS, LOAD_SECONDS, World, key_secret, sample
 
 Measured = Callable[[str], None]
-GATEWAY_PODS = "app.kubernetes.io/name=vllm-operator-gateway"
-
-
-def pods(world: World) -> list[Object]:
-    found = world.api.list("pods", world.operator.namespace, labels=GATEWAY_PODS)
-    return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
 
 def test_the_openai_client(gateway: Gateway) -> None:
@@ -177,7 +171,7 @@ def test_no_request_fails_while_everything_changes(world: World, gateway: Gatewa
         world.apply(gateway.namespace, key_secret("team", alice=gateway.key, carol=new))
         eventually("a new key", lambda: gateway.ask("/v1/models", key=new).status_code == 200, seconds=30)
         go_on("a new key")
-        for pod in pods(world):
+        for pod in world.gateway_pods():
             killed = node.processes(pod, command="-m vllm_operator gateway")
             assert len(killed) == 1
             node.kill(killed)
@@ -185,7 +179,7 @@ def test_no_request_fails_while_everything_changes(world: World, gateway: Gatewa
         newer = f"sk-{secrets.token_urlsafe(24)}"
         world.apply(gateway.namespace, key_secret("team", alice=gateway.key, dave=newer))
         eventually("the agents are back", lambda: gateway.ask("/v1/models", key=newer).status_code == 200, seconds=60)
-        assert all(_ready(pod) for pod in pods(world))
+        assert all(_ready(pod) for pod in world.gateway_pods())
         world.cluster.kubectl("-n", namespace, "rollout", "restart", f"deployment/{world.operator.release}-gateway")
         world.operator.gateway_url()
         eventually(
@@ -194,7 +188,7 @@ def test_no_request_fails_while_everything_changes(world: World, gateway: Gatewa
             seconds=120,
         )
         go_on("the gateway's pods were replaced")
-        gateway_pods = pods(world)
+        gateway_pods = world.gateway_pods()
         world.cluster.kubectl("-n", namespace, "scale", f"deployment/{world.operator.release}", "--replicas=0")
         eventually("no operator", lambda: not world.operator_pods(), seconds=60)
         go_on("the operator is down")
@@ -246,7 +240,7 @@ def test_keys_are_shown_nowhere(world: World, gateway: Gateway) -> None:
     gateway.ask("/v1/models", key=wrong)
     gateway.ask(f"/v1/models?api_key={wrong}")
     everything = ""
-    for pod in pods(world):
+    for pod in world.gateway_pods():
         name = pod["metadata"]["name"]
         for container in ("envoy", "agent"):
             log = world.cluster.kubectl("-n", world.operator.namespace, "logs", name, "-c", container, "--tail=-1")

@@ -11,9 +11,9 @@ from tests.certificates import Authority
 from tests.cluster import LocalCluster
 
 from .api import eventually
-from .conftest import LOAD_SECONDS, World, unavailable
 from .gateway import MODEL, PROMPT, Gateway
 from .outside import NAME, Outside
+from .world import LOAD_SECONDS, World, unavailable
 
 ELSEWHERE = "elsewhere"
 ADDRESS = "10.244.0.1"
