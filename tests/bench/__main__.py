@@ -6,34 +6,30 @@ VLLM_OPERATOR_CLUSTER_SLOT; it is started, and stopped again, when it does not r
 
 import argparse
 import json
-import math
 import os
-import platform
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from tests.apiserver import Object
 from tests.cluster import LocalCluster
-from tests.cluster.settings import KUBERNETES_VERSION
 from tests.on_cluster.api import condition, model, settled
 from tests.on_cluster.api import wait_until as wait_closely
 from tests.on_cluster.operator_process import OperatorProcess, measure_for
 from tests.on_cluster.workbench import Identity, Workbench
 from tests.sizing.published import GPUS, configs, published
-from vllm_operator import __version__
 from vllm_operator.api.names import LABEL_MANAGED_BY, MANAGED_BY
 from vllm_operator.cluster import kinds
 from vllm_operator.sizing.memory import LATEST, EngineOptions
 from vllm_operator.sizing.planner import Planner, Wanted
 
 from . import gateway
+from .figures import machine, percentile, versions
 from .watch import Watch
 
 PODS_PER_NODE = 240
@@ -41,32 +37,6 @@ PODS_PER_NODE = 240
 
 def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def machine() -> str:
-    """Processor, cores and memory of this machine."""
-    names = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return f"{os.cpu_count()} × {names[0] if names else platform.machine()}, {pages / 2**30:.0f} GiB"
-
-
-def versions() -> dict[str, str]:
-    return {
-        "operator": __version__,
-        "kubernetes": KUBERNETES_VERSION,
-        "python": platform.python_version(),
-        "kopf": version("kopf"),
-    }
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """Nearest-rank percentile."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 def wait_until(what: str, ready: Callable[[], bool], *, timeout: float) -> float:

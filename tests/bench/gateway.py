@@ -23,10 +23,13 @@ from vllm_operator.api.names import Key
 from vllm_operator.gateway.render import render
 from vllm_operator.gateway.state import ApiKey, Endpoint, GatewayModel, GatewayState
 
+from .figures import percentile
+
 Emit = Callable[..., None]
 
 ROUNDS = 6
 """Direct and through the gateway in turn, so that a busy moment of the machine meets both."""
+SHARES = (("p50", 0.5), ("p99", 0.99))
 KEYS = tuple(ApiKey(Key("team", f"keys-{number}"), "key", f"sk-bench-{number:032d}") for number in range(10))
 BODY = json.dumps({"model": "MODEL", "messages": [{"role": "user", "content": "x" * 300}], "max_tokens": 16})
 ANSWER = json.dumps({"id": "chatcmpl-1", "object": "chat.completion", "choices": [{"message": {"content": "y" * 300}}]})
@@ -156,15 +159,12 @@ async def latency(emit: Emit, found: Gateway, where: Endpoint, models: int, *, q
         for _ in range(ROUNDS):
             direct += await ask_for_a_while(where.port, sent, clients=clients, count=count)
             through += await ask_for_a_while(port, sent, clients=clients, count=count)
-        direct.sort()
-        through.sort()
-
-        def added(share: float, one: Sequence[float] = direct, two: Sequence[float] = through) -> float:
-            return round(two[int(share * len(two))] - one[int(share * len(one))], 3)
-
+        added = {
+            f"added_{name}": round(percentile(through, share) - percentile(direct, share), 3) for name, share in SHARES
+        }
         more = {"models": models, "at_once": clients, "envoy": ENVOY_REQUIREMENT.partition("==")[2]}
         emit("gateway: a request, direct", "ms", direct, **more)
-        emit("gateway: a request, through it", "ms", through, **more, added_p50=added(0.5), added_p99=added(0.99))
+        emit("gateway: a request, through it", "ms", through, **more, **added)
 
 
 async def effect(emit: Emit, found: Gateway, where: Endpoint, models: int) -> None:

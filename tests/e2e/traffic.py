@@ -10,6 +10,8 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.bench.figures import percentile
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -109,8 +111,9 @@ class Traffic:
         replies = self.replies
         if not replies:
             return "no requests"
-        slow = sorted(reply.seconds for reply in replies)
-        p50, p99 = slow[len(slow) // 2], slow[min(len(slow) - 1, len(slow) * 99 // 100)]
+        slow = [reply.seconds for reply in replies]
+        p50, p99 = percentile(slow, 0.5), percentile(slow, 0.99)
         streams = [reply for reply in replies if reply.stream]
         of_these = f" (of these {len(streams)} streams)" if streams else ""
-        return f"{len(replies)} requests{of_these}, {len(self.failures)} failed, p50 {p50:.2f} s, p99 {p99:.2f} s, longest {slow[-1]:.2f} s"
+        took = f"p50 {p50:.2f} s, p99 {p99:.2f} s, longest {max(slow):.2f} s"
+        return f"{len(replies)} requests{of_these}, {len(self.failures)} failed, {took}"
