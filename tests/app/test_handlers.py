@@ -17,7 +17,7 @@ from vllm_operator.workload.children import owner_reference
 class Captured:
     """A registry with our handlers, and what they want."""
 
-    def __init__(self, *, gateway_api: bool = True, nodes: bool = True) -> None:
+    def __init__(self, *, gateway_api: bool = True, nodes: bool = True, network_policies: bool = True) -> None:
         self.nodes: list[str | None] = []
         self.wanted: list[tuple[Key, float]] = []
         self.models: list[tuple[Key, str, str]] = []
@@ -30,6 +30,7 @@ class Captured:
             want_gateway=self.gateways.append,
             want_nodes=(lambda event, node: self.nodes.append(event)) if nodes else None,
             gateway_api=gateway_api,
+            network_policies=network_policies,
         )
         self.handlers = {
             handler.selector.any_name or handler.selector.plural: handler
@@ -84,6 +85,11 @@ def test_without_the_gateway_api_its_kinds_are_not_watched() -> None:
 
 def test_nodes_that_may_not_be_read_are_not_watched() -> None:
     assert kinds.NODE.plural not in Captured(nodes=False).handlers
+
+
+def test_network_policies_that_may_not_be_read_are_not_watched() -> None:
+    left_out = {kinds.NETWORK_POLICY.plural}
+    assert set(Captured(network_policies=False).handlers) == set(Captured().handlers) - left_out
 
 
 async def test_nodes_are_passed_on() -> None:

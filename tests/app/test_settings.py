@@ -9,13 +9,14 @@ import pytest
 
 from vllm_operator.app.main import main
 from vllm_operator.app.settings import PREFIX, Settings, SettingsError, add_arguments, read_settings
+from vllm_operator.workload.peers import read_peers
 from vllm_operator.workload.settings import BuildSettings, GatewayRef
 
 FLAGS = [
     "namespaces", "workers", "http-address", "leader-election", "lease-name", "lease-namespace", "identity",
     "default-gateway", "vllm-version", "image-nvidia", "image-amd", "image-intel", "image-cpu", "default-accelerator",
-    "vllm-run-as-user", "hub-endpoint", "gpu-pools", "inspect-image", "gateway-url", "probe-interval", "resync-interval",
-    "external-networks",
+    "vllm-run-as-user", "hub-endpoint", "gpu-pools", "inspect-image", "gateway-url", "external-networks",
+    "model-network-policy-from", "probe-interval", "resync-interval",
     "reference-interval", "yield-after", "cluster-domain",
     "log-format", "log-level",
 ]  # fmt: skip
@@ -62,6 +63,8 @@ CHANGES: list[tuple[str, str, Any]] = [
     ("build.cluster-domain", "x.y", "x.y"),
     ("build.gateway-url", "http://gateway/", "http://gateway"),
     ("external-networks", "10.1.0.0/16, fd00::/8", (ip_network("10.1.0.0/16"), ip_network("fd00::/8"))),
+    ("build.model-network-policy-from", '[{"podSelector":{}}]', read_peers('[{"podSelector":{}}]')),
+    ("build.model-network-policy-from", "[]", ()),
     ("leader-election", "false", False),
     ("http-port", "[::1]:9000", 9000),
 ]
@@ -157,6 +160,15 @@ def test_an_error_names_the_flag_the_value_and_what_would_be_right(
     assert f"--{flag}" in str(raised.value)
     assert repr(value) in str(raised.value)
     assert fix in str(raised.value)
+
+
+def test_a_list_as_json_that_is_wrong() -> None:
+    for flag, text, fix in (
+        ("model-network-policy-from", "[{}]", "0: Value error, write podSelector"),
+        ("gpu-pools", '[{"product": "Unknown"}]', "the memory of Unknown is not known"),
+    ):
+        with pytest.raises(SettingsError, match=f"--{flag}: .*{fix}"):
+            read(f"--{flag}={text}")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 
 from vllm_operator.api.names import Key
 from vllm_operator.cluster import kinds, kubernetes
+from vllm_operator.cluster.base import Object
 from vllm_operator.cluster.errors import ApiError, Category
 from vllm_operator.cluster.kinds import Kind
 
@@ -355,6 +356,8 @@ async def test_which_kinds_count_generations(world: World) -> None:
         spec={"maxUnavailable": 1, "selector": {"matchLabels": {"a": "b"}}},
     )
     assert (await world.cluster.apply(kinds.POD_DISRUPTION_BUDGET, budget))["metadata"]["generation"] == 1
+    policy = obj(kinds.NETWORK_POLICY, world.namespace, "policy", spec={"podSelector": {}})
+    assert (await world.cluster.apply(kinds.NETWORK_POLICY, policy))["metadata"]["generation"] == 1
     assert (await world.cluster.apply(kinds.DEPLOYMENT, deployment(world.namespace)))["metadata"]["generation"] == 1
     assert "generation" not in (await world.cluster.apply(kinds.SERVICE, service(world.namespace)))["metadata"]
     lease = obj(kinds.LEASE, world.namespace, "lease", spec={"holderIdentity": "one"})
@@ -593,6 +596,11 @@ async def test_invalid_objects_name_the_field(world: World) -> None:
     no_mount = deployment(world.namespace, container={"volumeMounts": [{"name": "none", "mountPath": "/x"}]})
     no_model = model(world.namespace)
     del no_model["spec"]["model"]
+
+    def policy(peer: Object) -> Object:
+        spec = {"podSelector": {}, "ingress": [{"from": [peer]}]}
+        return obj(kinds.NETWORK_POLICY, world.namespace, "policy", spec=spec)
+
     cases = [
         (kinds.DEPLOYMENT, other_selector, "spec.template.metadata.labels"),
         (kinds.DEPLOYMENT, no_containers, "spec.template.spec.containers"),
@@ -601,6 +609,12 @@ async def test_invalid_objects_name_the_field(world: World) -> None:
         (kinds.DEPLOYMENT, deployment(world.namespace, replicas=-1), "spec.replicas"),
         (kinds.SERVICE, bad_label, "metadata.labels"),
         (kinds.SERVICE, service(world.namespace, ports=[{"port": 70000}]), "spec.ports[0].port"),
+        (kinds.NETWORK_POLICY, policy({}), "spec.ingress[0].from[0]"),
+        (
+            kinds.NETWORK_POLICY,
+            policy({"podSelector": {}, "ipBlock": {"cidr": "10.0.0.0/8"}}),
+            "spec.ingress[0].from[0]",
+        ),
         (kinds.VLLM_MODEL, no_model, "spec.model"),
         (kinds.VLLM_MODEL, model(world.namespace, replicas=-1), "spec.replicas"),
     ]

@@ -225,6 +225,25 @@ async def test_routes_and_budgets(real: RealWorld) -> None:
                 kinds.POD_DISRUPTION_BUDGET,
                 obj(kinds.POD_DISRUPTION_BUDGET, "", "b", spec={"minAvailable": "50%", "selector": selector}),
             ),
+            (kinds.NETWORK_POLICY, obj(kinds.NETWORK_POLICY, "", "bare", spec={"podSelector": {}})),
+            (
+                kinds.NETWORK_POLICY,
+                obj(
+                    kinds.NETWORK_POLICY,
+                    "",
+                    "full",
+                    spec={
+                        "podSelector": selector,
+                        "ingress": [
+                            {"from": [{"podSelector": {}, "namespaceSelector": selector}], "ports": [{"port": 1}]},
+                            {"from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}]},
+                        ],
+                        "egress": [
+                            {"to": [{"podSelector": {"matchExpressions": [{"key": "a", "operator": "Exists"}]}}]}
+                        ],
+                    },
+                ),
+            ),
             (kinds.SECRET, obj(kinds.SECRET, "", "s", stringData={"a": "b"}, data={"c": "ZA=="})),
             (kinds.CONFIG_MAP, obj(kinds.CONFIG_MAP, "", "c", data={"a": ""})),
         ],

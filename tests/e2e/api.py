@@ -25,6 +25,7 @@ PATHS: Mapping[str, str] = {
     "services": "/api/v1/namespaces/{namespace}/services",
     "secrets": "/api/v1/namespaces/{namespace}/secrets",
     "poddisruptionbudgets": "/apis/policy/v1/namespaces/{namespace}/poddisruptionbudgets",
+    "networkpolicies": "/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies",
     "httproutes": "/apis/gateway.networking.k8s.io/v1/namespaces/{namespace}/httproutes",
     "jobs": "/apis/batch/v1/namespaces/{namespace}/jobs",
     "gateways": "/apis/gateway.networking.k8s.io/v1/namespaces/{namespace}/gateways",
@@ -39,6 +40,7 @@ OWNED = (
     "services",
     "httproutes",
     "poddisruptionbudgets",
+    "networkpolicies",
     "controllerrevisions",
 )
 """What a model leaves behind if its deletion leaves anything."""

@@ -14,8 +14,8 @@ Measured = Callable[[str], None]
 def test_everything_owned_goes(world: World, served: Served, measured: Measured) -> None:
     owned = world.owned(served.namespace, served.name)
     kinds = {each.partition("/")[0] for each in owned}
-    # One replica has no budget, and a model out of the image no Job that reads it.
-    assert kinds == set(OWNED) - {"poddisruptionbudgets", "jobs"}, owned
+    # One replica has no budget, a model out of the image no Job that reads it, and one with a route of its own no policy.
+    assert kinds == set(OWNED) - {"poddisruptionbudgets", "jobs", "networkpolicies"}, owned
     began = time.monotonic()
     world.cluster.kubectl("-n", served.namespace, "delete", "vllm", served.name, "--timeout=30s")
     measured(f"the VLLMModel was gone after {time.monotonic() - began:.1f} s")

@@ -25,6 +25,16 @@ from .world import GATEWAY_PODS, LOAD_SECONDS, World, key_secret, sample
 Measured = Callable[[str], None]
 
 
+def test_the_models_pods_let_the_gateway_and_the_operator_in(world: World, gateway: Gateway) -> None:
+    (rule,) = world.api.get("networkpolicies", gateway.namespace, MODEL)["spec"]["ingress"]
+    assert {each["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] for each in rule["from"]} == {
+        world.operator.namespace
+    }
+    let_in = [each["podSelector"]["matchLabels"].items() for each in rule["from"]]
+    for pod in (*pods(world), *world.operator_pods()):
+        assert any(labels <= pod["metadata"]["labels"].items() for labels in let_in), pod["metadata"]["name"]
+
+
 def test_the_openai_client(gateway: Gateway) -> None:
     client = gateway.client()
     listed = client.models.list()
@@ -90,7 +100,7 @@ def test_kubectl_vllm_shows_it(world: World, gateway: Gateway) -> None:
     assert eventually("it shows the model", shown, seconds=30)
 
 
-def test_nobody_goes_round_the_gateway(world: World, gateway: Gateway) -> None:
+def test_who_goes_round_the_gateway_needs_a_key_that_callers_have_not(world: World, gateway: Gateway) -> None:
     address = world.pod(gateway.namespace, MODEL)["status"]["podIP"]
     body = {"model": MODEL, "prompt": PROMPT}
     for key in ("", gateway.key):

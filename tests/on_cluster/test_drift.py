@@ -1,5 +1,6 @@
 """Vanished children come back, hand edits are put back: with the real API server's own defaulting."""
 
+import json
 from functools import partial
 from typing import Any
 
@@ -9,8 +10,10 @@ from vllm_operator.cluster import kinds
 
 from .api import Api, model, settled, wait_until
 from .conftest import Log, Operators
+from .workbench import Workbench, chart_rules
 
-CHILDREN = kinds.CHILD_KINDS
+CHILDREN = tuple(kind for kind in kinds.CHILD_KINDS if kind is not kinds.NETWORK_POLICY)
+"""What a model with a route of its own has."""
 
 
 def _with_all_children(product: str) -> dict[str, Any]:
@@ -129,6 +132,44 @@ def _is(api: Api, namespace: str, kind: kinds.Kind, wanted: dict[str, Any]) -> b
 
 def _difference(api: Api, namespace: str, kind: kinds.Kind, edit: dict[str, Any], wanted: dict[str, Any]) -> str:
     return f"{edit} to be put back in the {kind}:\n{_wanted(api.get(kind, namespace, 'whole'))}\nbefore:\n{wanted}"
+
+
+def test_the_policy_of_a_model_behind_the_gateway(
+    bench: Workbench, api: Api, operators: Operators, namespace: str, product: str
+) -> None:
+    """Made, put back, and taken away by an operator that may make none: its gateway has been switched off."""
+    role = f"{bench.role}-gateway"
+    bench.make_cluster_role(role, [*chart_rules(), *chart_rules("gateway-operator-rules.yaml")])
+    without, operators.identity = operators.identity, bench.identity(namespaces=[namespace], role=role)
+    peers = [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "gateway"}}}]
+    operator = operators(
+        "--gateway-url=http://gateway.example", f"--model-network-policy-from={json.dumps(peers)}", replica="on"
+    )
+    api.create_model(namespace, model("whole", product=product))
+    wait_until("the model to be rolled out", lambda: settled(api.model(namespace, "whole")))
+    before = _wanted(api.get(kinds.NETWORK_POLICY, namespace, "whole"))
+    assert before["spec"]["ingress"] == [{"from": peers}]
+    edits: list[dict[str, Any]] = [
+        {"spec": {"ingress": [{}]}},
+        {"spec": {"podSelector": {"matchLabels": {"app": "another"}}}},
+        {"spec": {"policyTypes": ["Ingress", "Egress"]}},
+    ]
+    for edit in edits:
+        patched = api.merge(kinds.NETWORK_POLICY, namespace, "whole", edit)
+        assert _wanted(patched) != before, f"the edit {edit} changes nothing"
+        wait_until(
+            partial(_difference, api, namespace, kinds.NETWORK_POLICY, edit, before),
+            partial(_is, api, namespace, kinds.NETWORK_POLICY, before),
+            timeout=15,
+        )
+    operators.rest()
+    template = api.deployment(namespace, "whole")["spec"]["template"]
+    operator.stop()
+    operators.identity = without
+    operators(replica="off")
+    wait_until("the policy to go", lambda: api.find(kinds.NETWORK_POLICY, namespace, "whole") is None)
+    operators.rest()
+    assert api.deployment(namespace, "whole")["spec"]["template"] == template
 
 
 def test_what_others_add_is_left_alone(api: Api, operators: Operators, namespace: str, product: str) -> None:

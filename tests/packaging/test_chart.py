@@ -104,6 +104,7 @@ VARIANTS |= {
             },
             "networkPolicyFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "gateways"}}}],
             "externalNetworks": ["10.20.0.0/16", "fd00:1::/64"],
+            "modelNetworkPolicy": {"from": [{"namespaceSelector": {"matchLabels": {"team": "monitoring"}}}]},
             "terminationGracePeriodSeconds": 600,
             "priorityClassName": "system-cluster-critical",
             "nodeSelector": {"pool": "front"},
@@ -365,6 +366,10 @@ def test_the_definition_survives_templating() -> None:
         ({"gateway": {"dashboard": {"enabled": True}}}, "gateway.enabled is false"),
         ({"gateway": {"enabled": True, "route": {"hostnames": ["x"]}}}, "gateway.route.parentRefs is empty"),
         ({"gateway": {"enabled": True, "networkPolicyFrom": [{}]}}, "networkPolicy.enabled is false"),
+        (
+            {"gateway": {"enabled": True, "modelNetworkPolicy": {"enabled": False, "from": [{"podSelector": {}}]}}},
+            "drop from",
+        ),
         ({"gateway": {"enabled": True, "serviceAccount": {"create": False}}}, "gateway.serviceAccount.name must name"),
         ({"gateway": {"enabled": True, "serviceAccount": {"name": "vllm-operator"}}}, "each other's rights"),
         ({"gateway": {"enabled": True, "largestBody": "342Mi"}}, "limits.memory is 1Gi"),

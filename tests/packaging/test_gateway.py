@@ -20,6 +20,7 @@ from .support import (
     of_the_gateway,
     of_the_operator,
     only,
+    operator_module,
     program,
     render,
     run,
@@ -311,6 +312,46 @@ def test_network_policy() -> None:
     assert metrics["from"] == EVERYTHING["networkPolicy"]["metricsFrom"]
     assert closed["policyTypes"] == ["Ingress", "Egress"]
     assert {port["port"] for rule in closed["egress"] for port in rule["ports"]} == {53, 443, 6443, 8000, 16443}
+
+
+def _model_peers(objects: list[KubernetesObject]) -> list[dict[str, Any]] | None:
+    """Who may reach the pods of models, as the operator is told."""
+    text = environment(only(of_the_operator(objects), "Deployment")).get("VLLM_OPERATOR_MODEL_NETWORK_POLICY_FROM")
+    return None if text is None else json.loads(text)
+
+
+HOSTILE = {"app.kubernetes.io/name": "other", "app.kubernetes.io/instance": "other"}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ON,
+        EVERYTHING,
+        ON | {"nameOverride": "a", "fullnameOverride": "b"},
+        _with(podLabels=HOSTILE) | {"podLabels": HOSTILE, "commonLabels": HOSTILE},
+    ],
+    ids=["plain", "everything", "other names", "hostile labels"],
+)
+def test_the_pods_of_models_let_the_gateway_and_the_operator_in(values: dict[str, Any]) -> None:
+    objects = render(values, release="some-release", namespace="some-namespace")
+    peers = _model_peers(objects)
+    assert peers is not None
+    for deployment in of_kind(objects, "Deployment"):
+        labels = deployment["spec"]["template"]["metadata"]["labels"]
+        chosen = [peer for peer in peers[:2] if peer["podSelector"]["matchLabels"].items() <= labels.items()]
+        assert [peer["namespaceSelector"] for peer in chosen] == [
+            {"matchLabels": {"kubernetes.io/metadata.name": "some-namespace"}}
+        ], "each is let in once, and nothing else of the cluster"
+        assert deployment["metadata"]["namespace"] == "some-namespace"
+    assert peers[2:] == values["gateway"].get("modelNetworkPolicy", {}).get("from", [])
+    operator_module("workload.peers").read_peers(json.dumps(peers))
+
+
+def test_models_have_no_policy_unless_there_is_a_gateway_and_it_is_wanted() -> None:
+    assert _model_peers(render()) is None
+    assert _model_peers(render({"gateway": {"modelNetworkPolicy": {"from": [{"podSelector": {}}]}}})) is None
+    assert _model_peers(render(_with(modelNetworkPolicy={"enabled": False}))) is None
 
 
 def test_notes_name_the_address() -> None:

@@ -99,6 +99,7 @@ def test_everything_that_is_watched_may_be_listed_and_watched() -> None:
         want_gateway=lambda key: None,
         want_nodes=lambda event, node: None,
         gateway_api=True,
+        network_policies=True,
     )
     watched = {(handler.selector.group, handler.selector.any_name) for handler in registry._watching.get_all_handlers()}
     assert ("vllm-operator.io", "vllmmodels") in watched
@@ -169,8 +170,18 @@ def test_the_gateway_has_its_own_rights_and_the_operator_may_make_keys_for_it() 
     assert accounts == {"vllm-operator-gateway"}
     [operator] = [thing for thing in of_kind(objects, "ClusterRole") if thing["metadata"]["name"] == "vllm-operator"]
     more = _grants(operator["rules"]) - _grants(_rules("cluster-rules.yaml")) - _grants(_rules("log-rules.yaml"))
-    assert more == {("", "secrets", verb) for verb in ("create",)}
-    assert operator["rules"][-1:] == _rules("gateway-operator-rules.yaml")
+    assert more == {
+        ("", "secrets", "create"),
+        ("networking.k8s.io", "networkpolicies", "create"),
+        ("networking.k8s.io", "networkpolicies", "patch"),
+    }
+    assert operator["rules"][-2:] == _rules("gateway-operator-rules.yaml")
+
+
+def test_the_policies_of_a_gateway_that_is_gone_may_be_taken_away_and_none_made() -> None:
+    """Policies that are left let nobody in."""
+    verbs = {verb for _, resource, verb in _grants(_rules("cluster-rules.yaml")) if resource == "networkpolicies"}
+    assert verbs == {"get", "list", "watch", "delete"}
 
 
 def test_the_gateway_writes_nothing() -> None:

@@ -70,6 +70,7 @@ def test_the_operator_takes_what_the_chart_gives(values: dict[str, Any]) -> None
     assert (settings.build.default_gateway is None) is ("defaultGateway" not in values)
     assert settings.http_port == 8080
     assert bool(settings.build.gateway_url) is ("gateway" in values)
+    assert len(settings.build.model_network_policy_from) == (2 if "gateway" in values else 0)
 
 
 @pytest.mark.parametrize("values", [{}, {"watchNamespaces": ["a", "b"]}], ids=["all", "some namespaces"])

@@ -49,6 +49,8 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ({"gateway": {"envoy": {"concurrency": 0}}}, ["/gateway/envoy/concurrency", "minimum"]),
     ({"gateway": {"agent": {"resources": {"limit": {}}}}}, ["/gateway/agent/resources", "limit", "not allowed"]),
     ({"gateway": {"dashboard": {"labels": {"grafana_dashboard": 1}}}}, ["/gateway/dashboard/labels", "got number"]),
+    ({"gateway": {"modelNetworkPolicy": {"from": [{}]}}}, ["/gateway/modelNetworkPolicy/from/0", "minProperties"]),
+    ({"gateway": {"modelNetworkPolicy": {"from": [{"podselector": {}}]}}}, ["podselector", "not allowed"]),
     ({"gateway": {"largestBody": "64MB"}}, ["/gateway/largestBody", "pattern"]),
     ({"gateway": {"largestBody": 67108864}}, ["/gateway/largestBody", "got number, want string"]),
     ({"gateway": {"service": {"type": "ExternalName"}}}, ["/gateway/service/type", "'ClusterIP'"]),

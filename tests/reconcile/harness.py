@@ -28,6 +28,7 @@ from vllm_operator.reconcile.reconciler import Reconciler, Timings
 from vllm_operator.reconcile.sizer import Sizer
 from vllm_operator.serving.external import ExternalProber
 from vllm_operator.serving.probe import Prober
+from vllm_operator.workload.peers import read_peers
 from vllm_operator.workload.settings import BuildSettings, GatewayRef
 
 Deliver = Callable[[], None]
@@ -35,6 +36,11 @@ Channel = Callable[[str, Object, Deliver], None]
 """How a watch event comes to the operator: calls `deliver` once, later, twice or never."""
 
 GATEWAY = GatewayRef("default", "gateway")
+PEERS = read_peers(
+    '[{"namespaceSelector":{},"podSelector":{"matchLabels":{"app":"gateway"}}},{"ipBlock":{"cidr":"10.0.0.0/8"}}]'
+)
+BEHIND = BuildSettings(default_gateway=GATEWAY, gateway_url="http://gateway.example", model_network_policy_from=PEERS)
+"""Of an operator with the gateway for all models, whose pods only some may reach."""
 LIST_AGAIN = 600.0
 KEY = Key("default", "qwen")
 
@@ -231,9 +237,11 @@ def ours(writes: list[Write]) -> list[Write]:
 
 
 __all__ = [
+    "BEHIND",
     "GATEWAY",
     "KEY",
     "OURS",
+    "PEERS",
     "Operator",
     "World",
     "at_once",

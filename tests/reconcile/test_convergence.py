@@ -6,6 +6,7 @@ import json
 import logging
 import random
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.reconcile.harness import (
+    BEHIND,
     KEY,
     OURS,
     Channel,
@@ -62,7 +64,31 @@ def nothing_left(cluster: MemoryCluster) -> bool:
 # -- coming to rest ----------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Plot:
+    """What a story is about."""
+
+    ends_with: list[str]
+    settings: BuildSettings | None = None
+    first: Object = field(default_factory=dict)
+    """More of the spec than the model."""
+    last_edit: Object = field(default_factory=dict)
+
+
+PLOTS = {
+    "a route": Plot(["Deployment", "PodDisruptionBudget", "Service"], last_edit={"route": {"enabled": False}}),
+    "behind the gateway": Plot(
+        ["Deployment", "NetworkPolicy", "PodDisruptionBudget", "Service"],
+        settings=BEHIND,
+        # With a generated key no two stories would end alike.
+        first={"route": {"parentRefs": [{"name": "gateway"}]}, "auth": {"apiKeySecretRef": {"name": "s", "key": "k"}}},
+        last_edit={"route": None},
+    ),
+}
+
+
 def story(
+    plot: Plot,
     *,
     faults: FaultHook | None = None,
     channel: Channel | None = None,
@@ -74,13 +100,14 @@ def story(
     async def main() -> tuple[dict[str, Object], Any]:
         cluster = make_cluster()
         World(cluster)
+        cluster.put(kinds.SECRET, secret("s", k="c2VzYW1l"))
         cluster.faults = faults
-        async with Operator(cluster, channel=channel or at_once) as operator:
-            cluster.put(MODELS, make_model())
+        async with Operator(cluster, channel=channel or at_once, settings=plot.settings) as operator:
+            cluster.put(MODELS, make_model({"model": "Qwen/Qwen3-8B", **plot.first}))
             await asyncio.sleep(3)
             change_spec(cluster, replicas=3, engine={"maxModelLen": 4096})
             await asyncio.sleep(until / 2)
-            change_spec(cluster, replicas=2, route={"enabled": False})
+            change_spec(cluster, replicas=2, **plot.last_edit)
             await asyncio.sleep(until / 2)
             cluster.faults = None
             operator.channel = at_once
@@ -99,18 +126,20 @@ def story(
     return run_virtual(main)
 
 
-@pytest.fixture(scope="module")
-def calm() -> tuple[dict[str, Object], Any]:
-    """What the story ends with when nothing goes wrong."""
-    found = story()
-    assert sorted(name.split()[0] for name in found[0]) == ["Deployment", "PodDisruptionBudget", "Service"]
-    return found
+@pytest.fixture(scope="module", params=PLOTS)
+def calm(request: pytest.FixtureRequest) -> tuple[Plot, tuple[dict[str, Object], Any]]:
+    """A plot, and what the story ends with when nothing goes wrong."""
+    plot = PLOTS[request.param]
+    found = story(plot)
+    assert sorted(name.split()[0] for name in found[0]) == plot.ends_with
+    return plot, found
 
 
 @MANY
 @given(seed=st.integers(0, 2**32), rate=st.sampled_from([0.05, 0.3, 0.6]))
 def test_faults_on_every_call_change_nothing_in_the_end(calm: Any, seed: int, rate: float) -> None:
-    assert story(faults=random_faults(random.Random(seed), rate)) == calm
+    plot, ending = calm
+    assert story(plot, faults=random_faults(random.Random(seed), rate)) == ending
 
 
 @MANY
@@ -124,7 +153,8 @@ def test_conflicts_and_slow_calls_change_nothing_in_the_end(calm: Any, seed: int
             return Fault(http_error(409), after=rng.random() < 0.3)
         return Fault(delay=rng.choice((0.5, 20.0, 200.0))) if chance < 0.25 else None
 
-    assert story(faults=hook) == calm
+    plot, ending = calm
+    assert story(plot, faults=hook) == ending
 
 
 @pytest.mark.parametrize("fate", ["lost", "doubled", "late", "all of it"])
@@ -144,11 +174,13 @@ def test_events_may_be_lost_doubled_and_reordered(calm: Any, fate: str, seed: in
         if what == "doubled":
             loop.call_later(rng.uniform(0, 5), deliver)
 
-    assert story(channel=channel) == calm
+    plot, ending = calm
+    assert story(plot, channel=channel) == ending
 
 
 def test_no_event_at_all_is_made_up_for_by_the_listing(calm: Any) -> None:
-    assert story(channel=lambda event, obj, deliver: None, until=2600.0) == calm
+    plot, ending = calm
+    assert story(plot, channel=lambda event, obj, deliver: None, until=2600.0) == ending
 
 
 def test_nothing_is_written_at_rest_by_a_new_process(caplog: pytest.LogCaptureFixture) -> None:
@@ -206,16 +238,19 @@ def test_an_upgraded_operator_touches_no_child_until_the_spec_is_edited() -> Non
 # -- drift -------------------------------------------------------------------------------------------------------------
 
 
-def test_vanished_children_come_back() -> None:
+@pytest.mark.parametrize("settings", [None, BEHIND], ids=["a route", "behind the gateway"])
+def test_vanished_children_come_back(settings: BuildSettings | None) -> None:
     async def main() -> None:
         cluster = make_cluster()
         World(cluster)
-        async with Operator(cluster) as operator:
+        async with Operator(cluster, settings=settings) as operator:
             cluster.put(MODELS, make_model({"model": "a/b", "replicas": 3}))
             await operator.until("Ready", "True")
             await settle(cluster)
             found = children(cluster)
-            for kind in kinds.CHILD_KINDS:
+            there = [kind for kind in kinds.CHILD_KINDS if cluster.peek(kind, KEY) is not None]
+            assert len(there) == 4
+            for kind in there:
                 cluster.remove(kind, KEY)
                 await eventually(lambda kind=kind: cluster.peek(kind, KEY), within=1)  # type: ignore[misc]
                 await settle(cluster, quiet=30)
@@ -238,6 +273,15 @@ EDITS: list[tuple[Any, Callable[[Object], object]]] = [
     (kinds.SERVICE, lambda obj: obj["spec"]["ports"][0].update(targetPort=9)),
     (kinds.SERVICE, lambda obj: obj["spec"]["selector"].update({"vllm-operator.io/model": "other"})),
     (kinds.POD_DISRUPTION_BUDGET, lambda obj: obj["spec"].update(maxUnavailable=2)),
+    (kinds.NETWORK_POLICY, lambda obj: obj["spec"].update(podSelector={})),
+    (kinds.NETWORK_POLICY, lambda obj: obj["spec"]["podSelector"]["matchLabels"].update(a="b")),
+    (kinds.NETWORK_POLICY, lambda obj: obj["spec"]["ingress"].append({})),
+    (kinds.NETWORK_POLICY, lambda obj: obj["spec"]["ingress"][0].update(ports=[{"port": 1}])),
+    (
+        kinds.NETWORK_POLICY,
+        lambda obj: obj["spec"]["ingress"][0]["from"][1]["ipBlock"].update({"except": ["10.0.0.0/9"]}),
+    ),
+    (kinds.NETWORK_POLICY, lambda obj: obj["spec"]["policyTypes"].append("Egress")),
     (kinds.HTTP_ROUTE, lambda obj: obj["spec"]["rules"][0]["matches"][0]["path"].update(value="/elsewhere")),
     (kinds.HTTP_ROUTE, lambda obj: obj["metadata"].pop("ownerReferences")),
 ]
@@ -250,7 +294,7 @@ def test_hand_edits_are_put_back(number: int) -> None:
     async def main() -> None:
         cluster = make_cluster()
         World(cluster)
-        async with Operator(cluster) as operator:
+        async with Operator(cluster, settings=BEHIND if kind is kinds.NETWORK_POLICY else None) as operator:
             cluster.put(MODELS, make_model({"model": "a/b", "replicas": 3}))
             await operator.until("Ready", "True")
             await settle(cluster)

@@ -50,6 +50,13 @@ LACKING: list[tuple[str, Any, Any]] = [
     ("a quantity that is gone", {"limits": {}}, {"limits": {"cpu": "1"}}),
     ("true is not false", {"a": True}, {"a": False}),
     ("a whole list that is gone", {}, {"args": ["a"]}),
+    ("a selector with a label more", {"selector": {"a": "1", "b": "2"}}, {"selector": {"a": "1"}}),
+    ("a selector where all were chosen", {"podSelector": {"matchLabels": {"a": "1"}}}, {"podSelector": {}}),
+    (
+        "a rule that lets in on one port only",
+        {"ingress": [{"from": [{}], "ports": [{}]}]},
+        {"ingress": [{"from": [{}]}]},
+    ),
 ]
 
 

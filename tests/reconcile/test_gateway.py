@@ -7,14 +7,26 @@ from typing import Any
 
 import pytest
 
-from tests.reconcile.harness import KEY, Operator, change_spec, children, make_cluster, make_model, secret, settle
+from tests.reconcile.harness import (
+    BEHIND,
+    KEY,
+    PEERS,
+    Operator,
+    change_spec,
+    children,
+    make_cluster,
+    make_model,
+    secret,
+    settle,
+)
 from tests.reconcile.virtual import eventually, run_virtual
 from tests.reconcile.world import World, condition, is_so
 from vllm_operator.api.conditions import Reason
 from vllm_operator.api.names import Key
 from vllm_operator.cluster import kinds
 from vllm_operator.cluster.base import Object
-from vllm_operator.cluster.memory import MemoryCluster
+from vllm_operator.cluster.errors import classify
+from vllm_operator.cluster.memory import Fault, MemoryCluster
 from vllm_operator.workload.settings import BuildSettings, GatewayRef
 
 WITHOUT = BuildSettings(default_gateway=GatewayRef("default", "gateway"))
@@ -247,5 +259,143 @@ def test_models_that_share_a_name_by_weight_have_it_both() -> None:
             await settle(cluster)
             for key in (KEY, second):
                 assert is_so(cluster, key, "RouteReady", "True", Reason.BY_GATEWAY)
+
+    run_virtual(main)
+
+
+def policy(cluster: MemoryCluster) -> Object | None:
+    return cluster.peek(kinds.NETWORK_POLICY, KEY)
+
+
+@pytest.mark.parametrize(
+    ("spec", "guarded"),
+    [
+        ({}, True),
+        ({"auth": {"apiKeySecretRef": {"name": "mine", "key": "key"}}}, True),
+        ({"engine": {"env": [{"name": "VLLM_API_KEY", "value": "public"}]}}, True),
+        ({"route": {"weight": 1}}, True),
+        ({"route": {"parentRefs": [{"name": "gateway"}]}}, False),
+        ({"route": {"enabled": False}}, False),
+    ],
+    ids=[
+        "nothing said",
+        "a key of the user's",
+        "a variable",
+        "a share of a name",
+        "a route of its own",
+        "no route at all",
+    ],
+)
+def test_only_the_gateway_reaches_pods_that_requests_reach_by_it_alone(spec: dict[str, Any], guarded: bool) -> None:
+    async def main() -> None:
+        cluster = make_cluster()
+        World(cluster)
+        cluster.put(kinds.SECRET, secret("mine", key="c2VzYW1lLW9wZW4="))
+        async with Operator(cluster, settings=BEHIND) as operator:
+            cluster.put(kinds.VLLM_MODEL, make_model({"model": "a/b", **spec}))
+            await operator.until("Ready", "True")
+            await settle(cluster)
+            found = policy(cluster)
+            assert (found is not None) == guarded
+            if found is not None:
+                deployment = cluster.peek(kinds.DEPLOYMENT, KEY)
+                assert deployment is not None
+                assert found["spec"]["podSelector"] == deployment["spec"]["selector"]
+                assert found["spec"]["ingress"] == [{"from": [peer.as_json() for peer in PEERS]}]
+            # What a route of its own has to do with it is seen by an edit at once.
+            change_spec(cluster, route=None if not guarded else {"enabled": False})
+            await eventually(lambda: (policy(cluster) is not None) != guarded, within=5)
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("without", [WITH, WITHOUT], ids=["no policies", "no gateway"])
+@pytest.mark.parametrize("refused", [False, True], ids=["accepted", "refused"])
+def test_switching_policies_on_and_off_restarts_nothing(without: BuildSettings, refused: bool) -> None:
+    async def main() -> None:
+        cluster = make_cluster()
+        World(cluster)
+        async with Operator(cluster, settings=without) as operator:
+            cluster.put(kinds.VLLM_MODEL, make_model())
+            await operator.until("Ready", "True")
+            await settle(cluster)
+        before = container(cluster)
+        async with Operator(cluster, settings=BEHIND) as operator:
+            await eventually(lambda: policy(cluster) is not None, within=5)
+            await settle(cluster)
+            assert container(cluster) == before
+        if refused:
+            # Whatever a spec says: a policy that is left lets nobody in once the gateway is gone.
+            change_spec(cluster, autoscaling={"maxReplicas": 2})
+        async with Operator(cluster, settings=without) as operator:
+            await eventually(lambda: policy(cluster) is None, within=5)
+            await settle(cluster)
+            assert is_so(cluster, KEY, "Ready", "False" if refused else "True")
+            assert container(cluster) == before
+
+    run_virtual(main)
+
+
+def test_other_peers_come_into_the_policy() -> None:
+    async def main() -> None:
+        cluster = make_cluster()
+        World(cluster)
+        for peers in (PEERS, PEERS[:1]):
+            async with Operator(cluster, settings=replace(BEHIND, model_network_policy_from=peers)) as operator:
+                if policy(cluster) is None:
+                    cluster.put(kinds.VLLM_MODEL, make_model())
+                await operator.until("Ready", "True")
+                await settle(cluster)
+            found = policy(cluster)
+            assert found is not None
+            assert found["spec"]["ingress"] == [{"from": [peer.as_json() for peer in peers]}]
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("settings", [BEHIND, WITH], ids=["wanted", "not wanted"])
+def test_a_foreign_policy_of_that_name_is_left_alone(settings: BuildSettings) -> None:
+    async def main() -> None:
+        cluster = make_cluster()
+        World(cluster)
+        metadata = {"name": KEY.name, "namespace": KEY.namespace}
+        theirs = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata}
+        cluster.put(kinds.NETWORK_POLICY, {**theirs, "spec": {"podSelector": {}}})
+        before = policy(cluster)
+        async with Operator(cluster, settings=settings) as operator:
+            cluster.put(kinds.VLLM_MODEL, make_model())
+            if settings is BEHIND:
+                await operator.until("Accepted", "False", Reason.CHILD_CONFLICT)
+                assert 'NetworkPolicy "qwen"' in condition(cluster, KEY, "Accepted")["message"]
+            else:
+                await operator.until("Ready", "True")
+            await settle(cluster)
+            assert policy(cluster) == before
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("settings", [BEHIND, WITH, WITHOUT], ids=["wanted", "not wanted", "no gateway"])
+def test_without_the_right_only_the_policy_is_lacking(settings: BuildSettings) -> None:
+    message = 'User "x" cannot get resource "networkpolicies" in API group "networking.k8s.io"'
+    denied = classify(403, {"kind": "Status", "reason": "Forbidden", "message": message})
+
+    async def main() -> None:
+        cluster = make_cluster()
+        World(cluster)
+        cluster.faults = lambda call: Fault(denied) if call.kind is kinds.NETWORK_POLICY else None
+        async with Operator(cluster, settings=settings) as operator:
+            cluster.put(kinds.VLLM_MODEL, make_model())
+            if settings is BEHIND:
+                await operator.until("Accepted", "False", Reason.PERMISSION_DENIED)
+                assert message in condition(cluster, KEY, "Accepted")["message"]
+                await operator.until("Serving", "True")
+            else:
+                await operator.until("Ready", "True")
+            assert cluster.peek(kinds.SERVICE, KEY) is not None
+            assert set(operator.results) == {"ok"}
+            cluster.faults = None
+            await operator.until("Ready", "True", within=80 if settings is BEHIND else 1)
+            assert (policy(cluster) is not None) == (settings is BEHIND)
 
     run_virtual(main)

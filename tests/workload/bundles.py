@@ -11,6 +11,7 @@ from vllm_operator.workload.children import (
     build_controller_revision,
     build_deployment,
     build_http_route,
+    build_network_policy,
     build_pod_disruption_budget,
     build_service,
     revision_inputs,
@@ -64,6 +65,7 @@ def build_bundle(
         deployment,
         build_service(key, UID),
         build_pod_disruption_budget(key, UID, replicas=replicas),
+        build_network_policy(key, UID, model, settings),
         build_http_route(key, UID, model, settings),
     ]
     return [child for child in children if child is not None]

@@ -18,12 +18,14 @@ from vllm_operator.api.names import Key, content_hash
 from vllm_operator.workload.children import (
     build_deployment,
     build_http_route,
+    build_network_policy,
     build_pod_disruption_budget,
     owner_reference,
     revision_inputs,
     service_url,
 )
 from vllm_operator.workload.not_implemented import check_implemented
+from vllm_operator.workload.peers import read_peers
 from vllm_operator.workload.settings import BuildSettings, GatewayRef
 
 MODEL = {"model": "Qwen/Qwen3-8B"}
@@ -137,6 +139,33 @@ def test_disruption_budget(replicas: int, there: bool) -> None:
     if built is not None:
         assert built["spec"]["maxUnavailable"] == 1
         assert built["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+PEERS = read_peers('[{"podSelector":{}}]')
+
+
+@pytest.mark.parametrize(
+    ("spec", "settings", "there"),
+    [
+        ({}, {}, True),
+        ({"auth": {"apiKeySecretRef": {"name": "a", "key": "b"}}}, {}, True),
+        ({"route": {"enabled": True, "weight": 1}}, {}, True),
+        ({"route": {"parentRefs": [{"name": "edge"}]}}, {}, False),
+        ({"route": {"enabled": False}}, {}, False),
+        ({}, {"gateway_url": ""}, False),
+        ({}, {"model_network_policy_from": ()}, False),
+    ],
+)
+def test_network_policy(spec: dict[str, Any], settings: dict[str, Any], there: bool) -> None:
+    made = {"gateway_url": "http://gateway", "model_network_policy_from": PEERS, **settings}
+    built = build_network_policy(KEY, UID, parse({**MODEL, **spec}), BuildSettings(**made))
+    assert (built is not None) is there
+    if built is not None:
+        assert built["spec"] == {
+            "podSelector": deployment({})["selector"],
+            "policyTypes": ["Ingress"],
+            "ingress": [{"from": [{"podSelector": {}}]}],
+        }
 
 
 def test_service_url() -> None:

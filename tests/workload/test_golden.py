@@ -14,6 +14,7 @@ import yaml
 
 from tests.workload.bundles import SETTINGS, build_bundle, parse
 from vllm_operator.api.names import Key
+from vllm_operator.workload.peers import read_peers
 from vllm_operator.workload.settings import BuildSettings
 
 FOLDER = Path(__file__).parent / "golden"
@@ -22,6 +23,18 @@ FILES = sorted(FOLDER.glob("*.yaml"))
 SETTINGS_BY_FILE: dict[str, BuildSettings] = {
     "non-root": dataclasses.replace(SETTINGS, run_as_user=2000, listen_address="::"),
     "no-gateway": BuildSettings(),
+    "behind-the-gateway": BuildSettings(
+        gateway_url="http://gateway.example",
+        model_network_policy_from=read_peers(
+            """[
+              {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "operator"}},
+               "podSelector": {"matchLabels": {"app.kubernetes.io/name": "gateway"}}},
+              {"podSelector": {"matchExpressions": [{"key": "a", "operator": "Exists", "values": []}], "matchLabels": {}}},
+              {"namespaceSelector": {}},
+              {"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}
+            ]"""
+        ),
+    ),
 }
 """Settings of the operator for a file that needs others than the tests' own."""
 

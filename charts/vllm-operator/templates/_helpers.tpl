@@ -112,6 +112,17 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 {{- end -}}
 
+{{/* Who may reach the pods of models, as JSON: the pods of the gateway and of the operator, and whom the values name. */}}
+{{- define "vllm-operator.modelPeers" -}}
+{{- $namespace := dict "matchLabels" (dict "kubernetes.io/metadata.name" .Release.Namespace) -}}
+{{- $peers := list -}}
+{{- range $labels := list "vllm-operator.gatewaySelectorLabels" "vllm-operator.selectorLabels" -}}
+{{- $pods := dict "matchLabels" (include $labels $ | fromYaml) -}}
+{{- $peers = append $peers (dict "namespaceSelector" $namespace "podSelector" $pods) -}}
+{{- end -}}
+{{- concat $peers .Values.gateway.modelNetworkPolicy.from | toJson -}}
+{{- end -}}
+
 {{/* A quantity in Ki, Mi or Gi as a number of KiB. */}}
 {{- define "vllm-operator.kibibytes" -}}
 {{- mul (regexFind "^[0-9]+" . | int64) (get (dict "K" 1 "M" 1024 "G" 1048576) (regexFind "[KMG]" .)) -}}
@@ -168,6 +179,9 @@ expression.
 {{- end -}}
 {{- if and $gateway.networkPolicyFrom (not .Values.networkPolicy.enabled) -}}
 {{- fail "gateway.networkPolicyFrom is set but networkPolicy.enabled is false, so nothing would be restricted. Set networkPolicy.enabled to true or drop networkPolicyFrom." -}}
+{{- end -}}
+{{- if and $gateway.modelNetworkPolicy.from (not $gateway.modelNetworkPolicy.enabled) -}}
+{{- fail "gateway.modelNetworkPolicy.from is set but gateway.modelNetworkPolicy.enabled is false, so everybody may reach the models' pods. Set enabled to true or drop from." -}}
 {{- end -}}
 {{- if eq (include "vllm-operator.gatewayServiceAccountName" .) (include "vllm-operator.serviceAccountName" .) -}}
 {{- fail (printf "gateway.serviceAccount.name and serviceAccount.name are both %q: the gateway and the operator would have each other's rights. Give the gateway a ServiceAccount of its own." (include "vllm-operator.serviceAccountName" .)) -}}

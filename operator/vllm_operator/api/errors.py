@@ -1,5 +1,7 @@
 """Why a spec cannot be carried out, as a value that becomes a condition."""
 
+from pydantic import ValidationError
+
 from vllm_operator.api.conditions import Reason
 
 
@@ -14,3 +16,11 @@ class Refusal(Exception):
         super().__init__(message)
         self.reason = reason
         self.message = message
+
+
+def problems_of_list(error: ValidationError) -> str:
+    """What is wrong with a list given as JSON: the first fields, each with its place."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in problem['loc']) or 'the list'}: {problem['msg']}"
+        for problem in error.errors()[:5]
+    )

@@ -42,8 +42,11 @@ def register(
     want_gateway: WantGateway,
     want_nodes: WantNodes | None,
     gateway_api: bool,
+    network_policies: bool,
 ) -> None:
-    """Have models, their children, gateways and nodes watched. `want_nodes`: None when nodes may not be."""
+    """Have models, their children, gateways and nodes watched. `want_nodes`: None when nodes may not be; `gateway_api`,
+    `network_policies`: whether these may be.
+    """
     # By the official client: in a pod from its ServiceAccount (read again when the API server answers 401), else by kubeconfig.
     kopf.on.login(registry=registry)(kopf.login_via_client)
 
@@ -61,8 +64,13 @@ def register(
         for model in _models(meta):
             want(Key(namespace or "", model), _DELAYS.get(type, CHILD_DELAY))
 
+    left_out = {
+        kind
+        for kind, watched in ((kinds.HTTP_ROUTE, gateway_api), (kinds.NETWORK_POLICY, network_policies))
+        if not watched
+    }
     for kind in _WATCHED:
-        if gateway_api or kind is not kinds.HTTP_ROUTE:
+        if kind not in left_out:
             kopf.on.event(*_selector(kind), when=_is_ours, registry=registry, id=f"{kind.plural}_changed")(
                 child_changed
             )

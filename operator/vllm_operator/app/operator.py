@@ -197,6 +197,7 @@ class Operator:
             want_gateway=self._want_gateway,
             want_nodes=self._want_nodes if await _may_watch(cluster, kinds.NODE, ()) else None,
             gateway_api=await _may_watch(cluster, kinds.HTTP_ROUTE, self._settings.namespaces),
+            network_policies=await _may_watch(cluster, kinds.NETWORK_POLICY, self._settings.namespaces),
         )
         ready = asyncio.Event()
         noted = asyncio.create_task(self._note_watching(ready))
@@ -309,6 +310,13 @@ async def _installed(cluster: KubernetesCluster, namespaces: tuple[str, ...]) ->
             return
 
 
+_DISPENSABLE = {
+    kinds.NODE: "nodes may not be read: sizes come from the specs, unchecked",
+    kinds.NETWORK_POLICY: "NetworkPolicies may not be read: models get none",
+}
+"""Kinds that the operator does without where it may not read them → what that means."""
+
+
 async def _may_watch(cluster: KubernetesCluster, kind: Kind, namespaces: tuple[str, ...]) -> bool:
     """Whether the kind is there and may be listed: kopf complains at every start about what it does not find."""
     try:
@@ -317,8 +325,8 @@ async def _may_watch(cluster: KubernetesCluster, kind: Kind, namespaces: tuple[s
         if error.category is Category.NOT_INSTALLED:
             log.info("the API server has no %s; restart the operator after installing it", kind)
             return False
-        if error.category is Category.DENIED and kind is kinds.NODE:
-            log.info("nodes may not be read: sizes come from the specs, unchecked")
+        if error.category is Category.DENIED and kind in _DISPENSABLE:
+            log.info(_DISPENSABLE[kind])
             return False
         log.warning("%s cannot be listed: %s", kind.plural, error)
     return True

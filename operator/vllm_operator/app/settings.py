@@ -14,6 +14,7 @@ from vllm_operator.hub.hugging_face import DEFAULT_ENDPOINT
 from vllm_operator.reconcile.reconciler import Timings
 from vllm_operator.sizing.plan import AcceleratorKind
 from vllm_operator.sizing.pools import GpuPool, declared_pools
+from vllm_operator.workload.peers import NetworkPolicyPeer, read_peers
 from vllm_operator.workload.settings import BuildSettings, GatewayRef
 
 PREFIX = "VLLM_OPERATOR_"
@@ -99,6 +100,13 @@ def add_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str
     add("inspect-image", "", "image of the Jobs that read models in volumes; none: the operator's own", metavar="IMAGE")
     add_external_argument(parser, environment)
     add("gateway-url", "", "URL of the gateway for all models, told to users; none: there is none", metavar="URL")
+    add(
+        "model-network-policy-from",
+        "",
+        "who may reach the pods of models that are behind this gateway alone, as JSON: a list of NetworkPolicy peers; "
+        "none: everybody, and no NetworkPolicy is made",
+        metavar="JSON",
+    )
     add(
         "gpu-pools",
         "",
@@ -225,6 +233,7 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
             ),
             default_gateway=_gateway(arguments.default_gateway),
             gateway_url=_url("--gateway-url", arguments.gateway_url),
+            model_network_policy_from=_peers("--model-network-policy-from", arguments.model_network_policy_from),
             run_as_user=(
                 read_number("--vllm-run-as-user", arguments.vllm_run_as_user, least=1, most=2**31 - 1)
                 if arguments.vllm_run_as_user
@@ -312,6 +321,13 @@ def _url(flag: str, text: str) -> str:
 def _pools(flag: str, text: str) -> tuple[GpuPool, ...]:
     try:
         return declared_pools(text) if text.strip() else ()
+    except ValueError as error:
+        raise SettingsError(f"{flag}: {error}") from error
+
+
+def _peers(flag: str, text: str) -> tuple[NetworkPolicyPeer, ...]:
+    try:
+        return read_peers(text) if text.strip() else ()
     except ValueError as error:
         raise SettingsError(f"{flag}: {error}") from error
 

@@ -209,6 +209,21 @@ SERVICE = _object(
 POD_DISRUPTION_BUDGET = _object(
     spec=_struct("maxUnavailable minAvailable unhealthyPodEvictionPolicy", selector=_SELECTOR), status=_STATUS
 )
+_PEERS = _plain(
+    _struct(
+        "", podSelector=_SELECTOR, namespaceSelector=_SELECTOR, ipBlock=_struct("cidr", **{"except": _plain(STRING)})
+    )
+)
+_POLICY_PORTS = _plain(_struct("port protocol", endPort=INTEGER))
+NETWORK_POLICY = _object(
+    spec=_struct(
+        "",
+        podSelector=_SELECTOR,
+        policyTypes=_plain(STRING),
+        ingress=_plain(_struct("", ports=_POLICY_PORTS, **{"from": _PEERS})),
+        egress=_plain(_struct("", ports=_POLICY_PORTS, to=_PEERS)),
+    )
+)
 HTTP_ROUTE = _object(spec=_struct("hostnames parentRefs rules useDefaultGateways"), status=Node(type="object"))
 GATEWAY = _object(
     spec=Node(fields={"listeners": _list(ANY, "name")}, type="object"),
@@ -432,6 +447,14 @@ def _default_service(obj: Object) -> None:
 def _default_disruption_budget(obj: Object) -> None:
     _default(obj, status={})
     _default(obj["status"], disruptionsAllowed=0, currentHealthy=0, desiredHealthy=0, expectedPods=0)
+
+
+def _default_network_policy(obj: Object) -> None:
+    spec = obj.setdefault("spec", {})
+    _default(spec, policyTypes=["Ingress", "Egress"] if spec.get("egress") else ["Ingress"])
+    for rule in (*_each(spec.get("ingress")), *_each(spec.get("egress"))):
+        for port in _each(rule.get("ports")):
+            _default(port, protocol="TCP")
 
 
 def _default_backend(reference: Object) -> None:
@@ -728,6 +751,24 @@ def _validate_disruption_budget(obj: Object, old: Object | None) -> None:
         raise InvalidError(("spec", "Invalid value: minAvailable and maxUnavailable cannot be both set"))
 
 
+def _validate_network_policy(obj: Object, old: Object | None) -> None:
+    spec = obj["spec"]
+    for direction, who in (("ingress", "from"), ("egress", "to")):
+        for number, rule in enumerate(_each(spec.get(direction))):
+            for place, peer in enumerate(_each(rule.get(who))):
+                if not peer:
+                    raise InvalidError(
+                        (f"spec.{direction}[{number}].{who}[{place}]", "Required value: must specify a peer")
+                    )
+                if "ipBlock" in peer and len(peer) > 1:
+                    raise InvalidError(
+                        (
+                            f"spec.{direction}[{number}].{who}[{place}]",
+                            "Forbidden: may not specify both ipBlock and another peer",
+                        )
+                    )
+
+
 def _validate_revision(obj: Object, old: Object | None) -> None:
     if obj.get("data") is None:
         raise InvalidError(("data", "Required value: data is mandatory"))
@@ -827,6 +868,7 @@ RULES: Mapping[Kind, KindRules] = {
         generation=True,
         unconditional=False,
     ),
+    kinds.NETWORK_POLICY: KindRules(NETWORK_POLICY, _default_network_policy, _validate_network_policy, generation=True),
     kinds.HTTP_ROUTE: KindRules(
         HTTP_ROUTE, _default_http_route, status=True, generation=True, unconditional=False, typed=False
     ),

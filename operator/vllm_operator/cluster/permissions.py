@@ -60,6 +60,12 @@ CLUSTER_RULES: tuple[Rule, ...] = (
         reason="Keeps a drain of nodes from taking all replicas of a model at once.",
     ),
     Rule(
+        group="networking.k8s.io",
+        resources=("networkpolicies",),
+        verbs=("get", "list", "watch", "delete"),
+        reason="Takes away what a gateway that is no more has left: it would keep everybody from the models.",
+    ),
+    Rule(
         group="gateway.networking.k8s.io",
         resources=("httproutes",),
         verbs=MANAGE,
@@ -139,7 +145,13 @@ GATEWAY_OPERATOR_RULES: tuple[Rule, ...] = (
         group="",
         resources=("secrets",),
         verbs=("create",),
-        reason="Gives each model's vLLM a generated key, so that nobody goes round the gateway.",
+        reason="Gives each model's vLLM a generated key, which it asks for under /v1 and some other paths.",
+    ),
+    Rule(
+        group="networking.k8s.io",
+        resources=("networkpolicies",),
+        verbs=("create", "patch"),
+        reason="Lets only the gateway, the operator and whom the chart's values name reach the pods of models.",
     ),
 )
 """What the operator may do besides, in the same namespaces, where there is a gateway."""

@@ -11,8 +11,10 @@ from vllm_operator.workload.quantities import parse_quantity
 _LIST_KEYS = ("name", "mountPath", "containerPort", "type", "uid", "topologyKey", "key")
 """Keys by which elements of a list of objects are told apart, in order of preference."""
 
-_ATOMIC = frozenset({"selector", "nodeSelector"})
-"""Maps that the API server replaces as a whole, so that a key more than ours is drift: with it a Service finds no pod."""
+_ATOMIC = frozenset({"selector", "nodeSelector", "podSelector", "ingress"})
+"""What the API server replaces as a whole, so that a key more than ours is drift: with it a Service finds no pod, and a
+NetworkPolicy keeps others away, or nobody.
+"""
 
 _QUANTITY_PARENTS = frozenset({"limits", "requests", "sizeLimit"})
 
@@ -20,12 +22,12 @@ _QUANTITY_PARENTS = frozenset({"limits", "requests", "sizeLimit"})
 def covers(live: Any, wanted: Any, *, parent: str = "") -> bool:
     """True when every value in `wanted` is in `live`; the API server's defaults in `live` do not matter."""
     match wanted:
+        case dict() | list() if live is not None and parent in _ATOMIC:
+            return bool(live == wanted)
         case dict():
             if not isinstance(live, dict):
                 # An empty object may be dropped or kept by the API server: emptyDir: {} is kept, resources: {} is too.
                 return not wanted and live is None
-            if parent in _ATOMIC:
-                return live == wanted
             inside = parent if parent in _QUANTITY_PARENTS else None
             return all(covers(live.get(name), value, parent=inside or name) for name, value in wanted.items())
         case list():

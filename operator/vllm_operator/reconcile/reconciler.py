@@ -65,6 +65,7 @@ from vllm_operator.workload.children import (
     build_deployment,
     build_engine_key,
     build_http_route,
+    build_network_policy,
     build_pod_disruption_budget,
     build_service,
     revision_inputs,
@@ -121,6 +122,8 @@ class Loaded:
     pods: list[Object]
     gateway_api: bool
     """Whether the API server knows HTTPRoute."""
+    policies_denied: ApiError | None = None
+    """Why NetworkPolicies may not be read; None: they may."""
 
     @property
     def uid(self) -> str:
@@ -258,7 +261,7 @@ class Reconciler:
         if model is None or "deletionTimestamp" in model["metadata"]:
             return None
         labels = selector_labels(key.name)
-        (*children, gateway_api), revisions, pods = await asyncio.gather(
+        (children, gateway_api, policies_denied), revisions, pods = await asyncio.gather(
             self._load_children(key),
             self._cluster.list(kinds.CONTROLLER_REVISION, namespace=key.namespace, labels=labels),
             self._cluster.list(kinds.POD, namespace=key.namespace, labels=labels),
@@ -266,28 +269,32 @@ class Reconciler:
         return Loaded(
             key=key,
             model=model,
-            children=dict(zip(kinds.CHILD_KINDS, children, strict=True)),
+            children=children,
             revisions=revs.read_revisions(revisions, uid=model["metadata"]["uid"]),
             pods=pods,
             gateway_api=gateway_api,
+            policies_denied=policies_denied,
         )
 
-    async def _load_children(self, key: Key) -> list[Any]:
-        """The children in the order of CHILD_KINDS, then whether the Gateway API is installed."""
-        installed = True
+    async def _load_children(self, key: Key) -> tuple[dict[Kind, Object | None], bool, ApiError | None]:
+        """The children, whether the Gateway API is installed, and why NetworkPolicies may not be read, if they may not."""
+        installed, denied = True, None
 
         async def get(kind: Kind) -> Object | None:
-            nonlocal installed
+            nonlocal installed, denied
             try:
                 return await self._cluster.get(kind, key)
             except ApiError as error:
                 if kind is kinds.HTTP_ROUTE and error.category is Category.NOT_INSTALLED:
                     installed = False
                     return None
+                if kind is kinds.NETWORK_POLICY and error.category is Category.DENIED:
+                    denied = error  # Only who wants one has to know; all the rest of a model is done without.
+                    return None
                 raise
 
         found = await asyncio.gather(*(get(kind) for kind in kinds.CHILD_KINDS))
-        return [*found, installed]
+        return dict(zip(kinds.CHILD_KINDS, found, strict=True)), installed, denied
 
     # decide and build
 
@@ -339,6 +346,7 @@ class Reconciler:
                 kinds.DEPLOYMENT: self._deployment(pinned, wanted),
                 kinds.SERVICE: build_service(key, uid),
                 kinds.POD_DISRUPTION_BUDGET: build_pod_disruption_budget(key, uid, replicas=wanted),
+                kinds.NETWORK_POLICY: build_network_policy(key, uid, spec, self._settings),
                 **({kinds.HTTP_ROUTE: build_http_route(key, uid, spec, self._settings)} if loaded.gateway_api else {}),
             },
             references=references,
@@ -432,6 +440,9 @@ class Reconciler:
                 kinds.DEPLOYMENT: self._deployment(pinned, wanted),
                 kinds.SERVICE: build_service(loaded.key, loaded.uid),
             }
+        if not (self._settings.gateway_url and self._settings.model_network_policy_from):
+            # Whatever the spec says: what serves is to be reached by others than a gateway that is no more.
+            children[kinds.NETWORK_POLICY] = None
         return Decision(
             spec=None,
             pinned=pinned,
@@ -556,6 +567,8 @@ class Reconciler:
                     await self._delete(kind, live)
                     live = None
                 return kind, live
+            if kind is kinds.NETWORK_POLICY and loaded.policies_denied is not None:
+                raise _denied(kind, loaded.policies_denied)
             if kind is kinds.DEPLOYMENT and yielding:
                 wanted = {**wanted, "spec": {**wanted["spec"], "strategy": YIELDED}}
             self._check_ownership(kind, live, loaded.uid)

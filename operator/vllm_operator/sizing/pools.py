@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from vllm_operator.api.base import Model
+from vllm_operator.api.errors import problems_of_list
 from vllm_operator.sizing.gpus import find_product
 from vllm_operator.sizing.memory import GIB, Device
 from vllm_operator.sizing.plan import PRODUCT_LABELS, RESOURCE_NAMES
@@ -203,11 +204,7 @@ def declared_pools(text: str) -> tuple[GpuPool, ...]:
     try:
         return tuple(pool.pool() for pool in _DECLARED.validate_json(text))
     except ValidationError as error:
-        problems = (
-            f"{'.'.join(str(part) for part in problem['loc']) or 'the list'}: {problem['msg']}"
-            for problem in error.errors()[:5]
-        )
-        raise ValueError("; ".join(problems)) from error
+        raise ValueError(problems_of_list(error)) from error
 
 
 def _why_not(node: Mapping[str, Any], tolerations: Sequence[Toleration], resource: str) -> str | None:

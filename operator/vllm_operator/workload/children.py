@@ -18,7 +18,7 @@ from vllm_operator.api.names import (
     selector_labels,
 )
 from vllm_operator.api.types import API_VERSION, KIND, Rollout, Route, VLLMModelSpec
-from vllm_operator.workload.names import served_model_names, service_url
+from vllm_operator.workload.names import by_gateway_alone, served_model_names, service_url
 from vllm_operator.workload.pods import startup_seconds
 from vllm_operator.workload.references import pod_references
 from vllm_operator.workload.settings import BuildSettings
@@ -28,6 +28,7 @@ __all__ = [
     "build_deployment",
     "build_engine_key",
     "build_http_route",
+    "build_network_policy",
     "build_pod_disruption_budget",
     "build_service",
     "owner_reference",
@@ -168,6 +169,25 @@ def build_pod_disruption_budget(key: Key, uid: str, *, replicas: int) -> JSONObj
             "selector": {"matchLabels": selector_labels(key.name)},
             # a pod that does not serve must not keep a node from being drained
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        },
+    }
+
+
+def build_network_policy(key: Key, uid: str, spec: VLLMModelSpec, settings: BuildSettings) -> JSONObject | None:
+    """The NetworkPolicy by which only the gateway and those that the settings name reach the pods; None where others are to, too.
+
+    vLLM asks for its key under some paths only: /tokenize, /pooling, /invocations and others answer everybody who reaches it.
+    """
+    if not settings.model_network_policy_from or not by_gateway_alone(spec, settings):
+        return None
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": _metadata(key, uid),
+        "spec": {
+            "podSelector": {"matchLabels": selector_labels(key.name)},
+            "policyTypes": ["Ingress"],
+            "ingress": [{"from": [peer.as_json() for peer in settings.model_network_policy_from]}],
         },
     }
 

@@ -16,14 +16,17 @@ def names_there(spec: VLLMModelSpec, name: str) -> dict[str, str]:
     return {served: known.get(served, spec.model) for served in served_model_names(spec, name)}
 
 
-def generated_key_secret(spec: VLLMModelSpec, key: Key, settings: BuildSettings) -> str | None:
-    """Secret with a generated key that vLLM is to ask for, so that nobody goes round the gateway; None: there is none.
-
-    There is none where the user has said which, and where requests come past the gateway: by a route of the model's own, or,
-    with route.enabled: false, by its Service alone.
+def by_gateway_alone(spec: VLLMModelSpec, settings: BuildSettings) -> bool:
+    """Whether requests are to come by the gateway for all models and in no other way: not by a route of the model's own nor,
+    with route.enabled: false, by its Service.
     """
     route = spec.route or Route()
-    if not settings.gateway_url or route.parent_refs or route.enabled is False:
+    return bool(settings.gateway_url) and not route.parent_refs and route.enabled is not False
+
+
+def generated_key_secret(spec: VLLMModelSpec, key: Key, settings: BuildSettings) -> str | None:
+    """Secret with a generated key that vLLM is to ask for; None where callers need another one, and where the user has said which."""
+    if not by_gateway_alone(spec, settings):
         return None
     if spec.auth is not None and spec.auth.api_key_secret_ref is not None:
         return None

@@ -7,6 +7,7 @@ from typing import Literal
 
 from vllm_operator.sizing.plan import AcceleratorKind
 from vllm_operator.sizing.pools import GpuPool
+from vllm_operator.workload.peers import NetworkPolicyPeer
 
 STOCK_IMAGES: Mapping[AcceleratorKind, str] = MappingProxyType(
     {
@@ -47,6 +48,8 @@ class BuildSettings:
     """Pools of GPUs that scale from zero: there is no node to read them from."""
     gateway_url: str = ""
     """URL of the gateway for all models; empty: there is none."""
+    model_network_policy_from: tuple[NetworkPolicyPeer, ...] = ()
+    """Who may reach the pods of models that are behind this gateway alone; empty: everybody, by no NetworkPolicy of the operator's."""
     cluster_domain: str = "cluster.local"
     """DNS domain of the cluster's Services."""
     listen_address: Literal["0.0.0.0", "::"] = "0.0.0.0"
