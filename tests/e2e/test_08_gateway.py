@@ -31,7 +31,7 @@ def test_the_models_pods_let_the_gateway_and_the_operator_in(world: World, gatew
         world.operator.namespace
     }
     let_in = [each["podSelector"]["matchLabels"].items() for each in rule["from"]]
-    for pod in (*pods(world), *world.operator_pods()):
+    for pod in (*world.gateway_pods(), *world.operator_pods()):
         assert any(labels <= pod["metadata"]["labels"].items() for labels in let_in), pod["metadata"]["name"]
 
 
