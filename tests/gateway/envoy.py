@@ -40,6 +40,8 @@ class Pod:
     """Models that it knows, as vLLM knows its served names; None: any."""
     hold: asyncio.Event | None = None
     """It answers when this is set."""
+    pieces: asyncio.Queue[bytes] | None = None
+    """It answers with these, as they come; an empty one is the end."""
     runner: web.AppRunner | None = None
 
     async def stop(self) -> None:
@@ -55,6 +57,8 @@ class Pod:
         self.requests.append({"path": request.path_qs, "headers": dict(request.headers), "body": body})
         if self.hold is not None:
             await self.hold.wait()
+        if self.pieces is not None:
+            return await self._stream(request, self.pieces)
         if "json" in request.headers.get("content-type", "").lower():
             try:
                 asked = json.loads(body)["model"]
@@ -65,10 +69,31 @@ class Pod:
             return web.json_response({"served_by": self.name, "model": asked})
         return web.json_response({"served_by": self.name})
 
+    async def _stream(self, request: web.Request, pieces: asyncio.Queue[bytes]) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        while piece := await pieces.get():
+            await response.write(piece)
+        return response
+
 
 def _refuse(status: int) -> web.Response:
     body = {"error": {"message": "from the pod", "type": "pod", "param": None, "code": "by_the_pod"}}
     return web.json_response(body, status=status)
+
+
+def served_by(answer: httpx.Response) -> str:
+    """Name of the pod that answered."""
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["served_by"])
+
+
+def error(answer: httpx.Response) -> dict[str, Any]:
+    """What an answer that is an error says."""
+    assert answer.headers["content-type"] == "application/json"
+    found: dict[str, Any] = answer.json()["error"]
+    assert set(found) == {"message", "type", "param", "code"}
+    return found
 
 
 @dataclass
@@ -119,6 +144,18 @@ class Gateway:
             while sum((await self.stats(r"^cluster\.model/.*membership_healthy")).values()) != hosts:
                 await asyncio.sleep(0.05)
 
+    def peak_memory(self) -> int:
+        """Bytes that Envoy has had at most."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        (peak,) = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")]
+        return peak * 1024
+
+    async def end(self) -> list[dict[str, Any]]:
+        """End Envoy; its whole access log."""
+        self.process.terminate()
+        await self.process.wait()
+        return [json.loads(line) for line in self.access_log.read_text().splitlines()]
+
     async def configuration(self) -> str:
         """Everything that Envoy shows of its configuration."""
         async with httpx.AsyncClient() as client:
@@ -144,7 +181,9 @@ async def serve(*pods: str, tls: ssl.SSLContext | None = None) -> AsyncIterator[
 
 
 @asynccontextmanager
-async def gateway(folder: Path, state: GatewayState, patience: Patience | None = None) -> AsyncIterator[Gateway]:
+async def gateway(
+    folder: Path, state: GatewayState, patience: Patience | None = None, *, threads: int = 1
+) -> AsyncIterator[Gateway]:
     """An Envoy that has this state."""
     program = envoy.program(Progress())
     port, admin, agent = free_port(), free_port(), free_port()
@@ -180,7 +219,7 @@ async def gateway(folder: Path, state: GatewayState, patience: Patience | None =
                 "-c",
                 str(configuration),
                 "--concurrency",
-                "1",
+                str(threads),
                 "--log-level",
                 "warning",
                 "--disable-hot-restart",

@@ -82,7 +82,7 @@ def agent() -> Series:
 
 async def envoy(folder: Path) -> Series:
     """What Envoy tells after one request of each kind, by the very request that the agent sends."""
-    slow = ApiKey(TEAM_A, "slow", "sk-slow-0123456789", requests_per_minute=1)
+    slow = ApiKey(TEAM_A, "slow", "sk-slow-0123456789", requests_per_minute=1, concurrent_requests=1)
     async with serve("a", "b") as (a, b):
         # Closed: Envoy counts what it tries again, and whom it puts aside.
         await b.stop()

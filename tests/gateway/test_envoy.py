@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.certificates import Authority
-from tests.gateway.envoy import Gateway, Pod, gateway, serve
+from tests.gateway.envoy import Gateway, Pod, error, gateway, serve, served_by
 from tests.gateway.states import ALICE, BOB, TEAM_A, model, state
 from vllm_operator.api.endpoint import Server
 from vllm_operator.api.names import Key
@@ -20,18 +20,6 @@ from vllm_operator.gateway.status import describe_status
 pytestmark = pytest.mark.cluster  # Envoy is installed as the cluster's programs are.
 
 UPSTREAM = "upstream-secret-of-a"
-
-
-def served_by(answer: Any) -> str:
-    assert answer.status_code == 200, answer.text
-    return str(answer.json()["served_by"])
-
-
-def error(answer: Any) -> dict[str, Any]:
-    assert answer.headers["content-type"] == "application/json"
-    found: dict[str, Any] = answer.json()["error"]
-    assert set(found) == {"message", "type", "param", "code"}
-    return found
 
 
 def usual(a: Pod, b: Pod) -> Any:
@@ -511,13 +499,6 @@ async def test_a_key_that_is_used_too_often(tmp_path: Path) -> None:
             assert (await ask(demo)).status_code == 429
 
 
-def peak_memory(found: Gateway) -> int:
-    """Bytes that Envoy has had at most."""
-    status = Path(f"/proc/{found.process.pid}/status").read_text()
-    (peak,) = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")]
-    return peak * 1024
-
-
 async def test_a_body_costs_no_more_memory_than_a_few_times_its_size(tmp_path: Path) -> None:
     """Short numbers are the worst: as objects of a parser they would be a hundred times as large."""
     async with serve("b") as (b,):
@@ -528,7 +509,7 @@ async def test_a_body_costs_no_more_memory_than_a_few_times_its_size(tmp_path: P
             for filling in (b'{"x":[' + b"1," * (size // 2) + b"1]", b"{" + b'"a":1,' * (size // 6) + b'"a":1'):
                 for name in (b"beta", b"alpha"):
                     assert served_by(await found.ask(filling + b',"model":"' + name + b'"}')) == "b"
-            assert peak_memory(found) < 30 * size
+            assert found.peak_memory() < 30 * size
 
 
 async def test_what_people_are_shown_of_it(tmp_path: Path) -> None:

@@ -61,12 +61,11 @@ def secret(
     *,
     namespace: str = "models",
     labels: Object | None = None,
-    limit: str | None = None,
+    annotations: Object | None = None,
     **data: str,
 ) -> Object:
-    annotations = {} if limit is None else {"vllm-operator.io/requests-per-minute": limit}
     return {
-        "metadata": {"name": name, "namespace": namespace, "labels": labels or {}, "annotations": annotations},
+        "metadata": {"name": name, "namespace": namespace, "labels": labels or {}, "annotations": annotations or {}},
         "data": {each: base64.b64encode(value.encode()).decode() for each, value in data.items()},
     }
 
@@ -210,7 +209,7 @@ def test_keys() -> None:
 )
 def test_what_cannot_be_a_key_hides_no_other(data: dict[str, str], problem: str) -> None:
     """Envoy takes all keys or none: two that are the same would lock everybody out."""
-    found = read(secrets=(secret("z", fine=f"{KEY}-fine"), secret("keys", labels=None, **data)))
+    found = read(secrets=(secret("z", fine=f"{KEY}-fine"), secret("keys", labels=None, annotations=None, **data)))
     assert f"{KEY}-fine" in {each.value for each in found.state.keys}
     assert len({each.value for each in found.state.keys}) == len(found.state.keys)
     (said,) = found.problems
@@ -219,15 +218,25 @@ def test_what_cannot_be_a_key_hides_no_other(data: dict[str, str], problem: str)
     assert not any(value in said for value in data.values() if len(value) > 3)
 
 
+PER_MINUTE, CONCURRENT = "vllm-operator.io/requests-per-minute", "vllm-operator.io/concurrent-requests"
+
+
 def test_limits() -> None:
-    found = read(
-        secrets=(secret("a", limit="60", k=KEY), secret("b", k=f"{KEY}-b"), secret("c", limit="0", k=f"{KEY}-c"))
-    )
-    assert [each.requests_per_minute for each in found.state.keys] == [60, None, None]
+    both = secret("a", annotations={PER_MINUTE: "60", CONCURRENT: "8"}, k=KEY, l=f"{KEY}-l")
+    one = secret("c", annotations={PER_MINUTE: "1000001", CONCURRENT: "10000"}, k=f"{KEY}-c")
+    found = read(secrets=(both, secret("b", k=f"{KEY}-b"), one))
+    limits = [(each.requests_per_minute, each.concurrent_requests) for each in found.state.keys]
+    assert limits == [(60, 8), (60, 8), (None, None), (None, 10_000)]
     (said,) = found.problems
-    assert said == (
-        "Secret models/c: vllm-operator.io/requests-per-minute is '0'; write a whole number from 1 to 1000000"
-    )
+    assert said == f"Secret models/c: {PER_MINUTE} is '1000001'; write a whole number from 1 to 1000000"
+
+
+@pytest.mark.parametrize("value", ["", "0", "10001", "-1", "1.5", "8 ", "1e3", "many", "٠", "²", "9" * 5000])
+def test_what_is_no_limit(value: str) -> None:
+    found = read(secrets=(secret("c", annotations={CONCURRENT: value}, k=KEY),))
+    assert [each.concurrent_requests for each in found.state.keys] == [None]
+    (said,) = found.problems
+    assert said == f"Secret models/c: {CONCURRENT} is {value[:20]!r}; write a whole number from 1 to 10000"
 
 
 def test_fallback() -> None:

@@ -80,6 +80,14 @@ STATES: dict[str, GatewayState] = {
             ApiKey(TEAM_A, "demo", "sk-demo", requests_per_minute=3),
         ),
     ),
+    "limits-at-the-same-time": state(
+        model("qwen", POD, callers=frozenset({TEAM_A})),
+        keys=(
+            ALICE,
+            ApiKey(TEAM_A, "batch", "sk-batch", concurrent_requests=64),
+            ApiKey(TEAM_A, "demo", "sk-demo", requests_per_minute=3, concurrent_requests=1),
+        ),
+    ),
     "two-of-one-name": state(
         model("chat", POD, namespace="one", created="1"), model("chat", OTHER, namespace="two", created="2"), keys=()
     ),
@@ -100,25 +108,30 @@ def test_nothing_else_lies_there() -> None:
     assert {path.stem for path in FOLDER.iterdir()} == set(STATES)
 
 
+def managers(bootstrap: dict[str, Any]) -> list[dict[str, Any]]:
+    """What each listener does with HTTP."""
+    listeners = bootstrap["static_resources"]["listeners"]
+    return [each["filter_chains"][0]["filters"][0]["typed_config"] for each in listeners]
+
+
 def as_one_file(resources: Resources) -> dict[str, Any]:
     """The same configuration, with everything that Envoy would ask for written into it."""
     found = resources.by_type
     bootstrap = build_bootstrap(port=8080, admin_port=9901, agent_port=9902, largest_body=64 * 1024**2, node="golden")
     del bootstrap["dynamic_resources"]
-    (listener,) = bootstrap["static_resources"]["listeners"]
-    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
-    del manager["rds"]
-    (manager["route_config"],) = (dict(each) for each in found[ROUTES].values())
-    manager["http_filters"] = build_filters(
+    for manager in managers(bootstrap):
+        del manager["rds"]
+        (manager["route_config"],) = (dict(each) for each in found[ROUTES].values())
+    managers(bootstrap)[0]["http_filters"] = build_filters(
         largest_body=64 * 1024**2, told={name: each["typed_config"] for name, each in found[EXTENSION].items()}
     )
     for name, each in found[CLUSTER].items():
         cluster = json.loads(json.dumps(each))
-        del cluster["eds_cluster_config"]
-        cluster |= {"type": "STATIC", "load_assignment": found[ENDPOINTS][name]}
+        if cluster.pop("eds_cluster_config", None) is not None:
+            cluster |= {"type": "STATIC", "load_assignment": found[ENDPOINTS][name]}
         for protocol in cluster.get("typed_extension_protocol_options", {}).values():
-            injector = protocol["http_filters"][0]["typed_config"]["credential"]["typed_config"]
-            del injector["credential"]["sds_config"]
+            for injector in protocol.get("http_filters", [])[:1]:
+                del injector["typed_config"]["credential"]["typed_config"]["credential"]["sds_config"]
         bootstrap["static_resources"]["clusters"].append(cluster)
     bootstrap["static_resources"]["secrets"] = list(found[SECRET].values())
     return bootstrap
@@ -133,8 +146,8 @@ def _without_types(value: Any, *, top: bool = True) -> Any:
 @pytest.mark.parametrize("name", STATES)
 def test_envoy_takes_it(name: str, tmp_path: Path) -> None:
     document = as_one_file(render(STATES[name]))
-    manager = document["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
-    manager["route_config"] = _without_types(manager["route_config"])
+    for manager in managers(document):
+        manager["route_config"] = _without_types(manager["route_config"])
     static = document["static_resources"]
     static["secrets"] = [_without_types(each) for each in static["secrets"]]
     static["clusters"] = [

@@ -81,9 +81,35 @@ def test_servers_outside() -> None:
     assert hash(model("gpt", external=External(server=Server("a"), model_names={"x": "y"})))
 
 
-def test_a_limit_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="team-a/keys/demo: 0 requests per minute are no limit"):
-        render(state(keys=(ApiKey(TEAM_A, "demo", "sk-demo", requests_per_minute=0),)))
+@pytest.mark.parametrize(
+    ("limit", "problem"),
+    [
+        ({"requests_per_minute": 0}, "0 requests per minute are no limit"),
+        ({"concurrent_requests": 0}, "0 requests at the same time are no limit"),
+    ],
+)
+def test_a_limit_of_nothing_is_refused(limit: dict[str, int], problem: str) -> None:
+    with pytest.raises(ValueError, match=f"team-a/keys/demo: {problem}"):
+        render(state(keys=(ApiKey(TEAM_A, "demo", "sk-demo", **limit),)))
+
+
+def test_only_keys_with_a_limit_of_requests_at_the_same_time_are_counted() -> None:
+    def rendered(limit: int | None) -> Any:
+        key = ApiKey(TEAM_A, "demo", "sk-demo", concurrent_requests=limit)
+        return render(state(model("qwen", POD), keys=(ALICE, key))).by_type
+
+    plain, counted = rendered(None), rendered(8)
+    assert "limit/" not in json.dumps(plain)
+    assert "counted" not in json.dumps(plain)
+    name = "limit/team-a/keys/demo"
+    assert counted[CLUSTER].keys() - plain[CLUSTER].keys() == {name}
+    assert counted[ENDPOINTS] == plain[ENDPOINTS]
+    (threshold,) = counted[CLUSTER][name]["circuit_breakers"]["thresholds"]
+    assert threshold["max_requests"] == 8
+    (host,), (before,) = (each[ROUTES]["models"]["virtual_hosts"] for each in (counted, plain))
+    # It is looked for before all that such a request may not get to by itself.
+    assert [each["name"] for each in host["routes"]] == ["counted", *(each["name"] for each in before["routes"])]
+    assert host["typed_per_filter_config"]["counted"]["filter_context"] == {"team-a/keys/demo": name}
 
 
 def test_waiting_is_told() -> None:

@@ -8,10 +8,10 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from tests.gateway.states import model, state
+from tests.gateway.states import ALICE, TEAM_A, model, state
 from vllm_operator.gateway import xds
 from vllm_operator.gateway.render import render
-from vllm_operator.gateway.state import Endpoint
+from vllm_operator.gateway.state import ApiKey, Endpoint
 
 POD = Endpoint("10.0.0.1", 8000)
 Client = TestClient[web.Request, web.Application]
@@ -93,10 +93,13 @@ class Envoy:
             if kind == "routes":
                 (found,) = answer["resources"]
                 routes = found["virtual_hosts"][0]["routes"]
-                self.told.append((kind, sorted({each["route"]["cluster"] for each in routes if "route" in each})))
+                self.told.append(
+                    (kind, sorted({each["route"]["cluster"] for each in routes if "cluster" in each.get("route", {})}))
+                )
                 continue
             self.told.append((kind, names(answer)))
-            for name in names(answer) if kind == "clusters" else ():
+            asked = [each["name"] for each in answer["resources"] if each.get("type") == "EDS"]
+            for name in asked:
                 if ("endpoints", name) not in self._tasks:
                     self._watch("endpoints", name)
 
@@ -170,6 +173,23 @@ async def test_what_goes_and_comes_back_at_once_is_still_there(
         for _ in range(3):
             await server.publish(render(state(a)))
             await server.publish(render(state(a, b)))
+    await envoy.close()
+
+
+async def test_nobody_waits_for_endpoints_of_what_has_none(
+    server: xds.XdsServer, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clusters that count requests lead to Envoy itself, which does not ask where that is."""
+    monkeypatch.setattr(xds, "TAKEN_WITHIN", 5.0)
+    key = ApiKey(TEAM_A, "counted", "sk-counted", concurrent_requests=8)
+    await server.publish(render(state(model("a", POD))))
+    envoy = Envoy(client)
+    async with asyncio.timeout(2):
+        for keys in ((ALICE, key), (ALICE,), (ALICE, key)):
+            await server.publish(render(state(model("a", POD), keys=keys)))
+    async with asyncio.timeout(10):
+        while ("clusters", ["model/models/a", "limit/team-a/keys/counted"]) not in envoy.told:
+            await asyncio.sleep(0.01)
     await envoy.close()
 
 

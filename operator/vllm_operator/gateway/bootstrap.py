@@ -1,20 +1,31 @@
-"""What Envoy is started with: its listener, and where the rest is asked for. Pure."""
+"""What Envoy is started with: its listeners, and where the rest is asked for. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from vllm_operator.gateway.render import (
     AUTHENTICATION,
+    BUFFER_FILTER,
+    COUNTED_FILTER,
+    COUNTED_LISTENER,
     LIMITS,
+    MODEL_FILTER,
+    MOST_HEADERS,
+    MOST_HEADERS_KIB,
     REWRITE_FILTER,
     ROUTE_CONFIGURATION,
     error_body,
     xds_source,
 )
 from vllm_operator.gateway.scripts import (
+    ASKING,
+    CALLER_HEADER,
     CLIENT,
+    CLIENT_HEADER,
+    COUNTED,
     KEYLESS,
+    LIMIT,
     MODEL,
     NAMESPACE,
     PROMPT,
@@ -38,6 +49,7 @@ class Patience:
 
     headers: float = 10
     whole: float = 300
+    """More than for the headers."""
 
 
 def build_bootstrap(
@@ -55,7 +67,10 @@ def build_bootstrap(
         "node": {"id": node, "cluster": "vllm-gateway"},
         "admin": {"address": _address("127.0.0.1", admin_port)},
         "static_resources": {
-            "listeners": [build_listener(port=port, largest_body=largest_body, address=address, patience=patience)],
+            "listeners": [
+                build_listener(port=port, largest_body=largest_body, address=address, patience=patience),
+                build_counted_listener(largest_body=largest_body, patience=patience),
+            ],
             "clusters": [
                 {
                     "name": "xds",
@@ -69,6 +84,14 @@ def build_bootstrap(
             ],
         },
         "dynamic_resources": {"cds_config": xds_source()},
+        "bootstrap_extensions": [
+            {
+                "name": "envoy.bootstrap.internal_listener",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener"
+                },
+            }
+        ],
         # A pattern names all Secrets whose keys may use a model.
         "layered_runtime": {
             "layers": [{"name": "static", "static_layer": {"re2.max_program_size.error_level": 100_000}}]
@@ -83,24 +106,25 @@ def build_listener(
     address: str = "::",
     patience: Patience = Patience(),
 ) -> JSONObject:
-    """The one listener: filters in the order in which a request passes them."""
-    manager: JSONObject = {
-        "@type": _HTTP_MANAGER,
-        "stat_prefix": "models",
+    """What callers reach: filters in the order in which a request passes them."""
+    counted = _metadata_filter(LIMIT, present=True)
+    manager = {
+        **_build_manager("models", build_filters(largest_body=largest_body)),
         "codec_type": "AUTO",
-        "rds": {"route_config_name": ROUTE_CONFIGURATION, "config_source": xds_source()},
-        "http_filters": build_filters(largest_body=largest_body),
-        "access_log": [build_access_log()],
-        "local_reply_config": build_local_replies(largest_body),
+        "access_log": [
+            build_access_log(_all_of({"not_health_check_filter": {}}, _metadata_filter(LIMIT, present=False))),
+            # What has come to the other listener is logged there.
+            build_access_log(_all_of(counted, _expression("!has(upstream.local_address)")), upstream=None),
+        ],
+        "local_reply_config": {"mappers": [_too_many_at_once(counted), *build_local_replies(largest_body)]},
         # Nothing that a client calls itself is believed.
-        "early_header_mutation_extensions": [_strip_own_headers()],
+        "early_header_mutation_extensions": [
+            _early_mutation({"remove_on_match": {"key_matcher": {"prefix": each}}} for each in OWN_HEADERS)
+        ],
         "use_remote_address": True,
         "normalize_path": True,
         "merge_slashes": True,
         "path_with_escaped_slashes_action": "REJECT_REQUEST",
-        "server_header_transformation": "PASS_THROUGH",
-        # An answer may be long in coming; a request may not.
-        "stream_idle_timeout": "0s",
         "request_headers_timeout": f"{patience.headers:g}s",
         "request_timeout": f"{patience.whole:g}s",
         "common_http_protocol_options": {
@@ -112,10 +136,57 @@ def build_listener(
         "name": "models",
         "address": {"socket_address": {"address": address, "port_value": port, "ipv4_compat": address == "::"}},
         "per_connection_buffer_limit_bytes": 1024 * 1024,
-        "filter_chains": [
-            {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
-        ],
+        "filter_chains": [_filter_chain(manager)],
     }
+
+
+def build_counted_listener(*, largest_body: int, patience: Patience = Patience()) -> JSONObject:
+    """What requests come to, from Envoy itself, when a cluster has counted them. Who asks is known; headers are as the other
+    listener has made them.
+    """
+    told = {"key": CLIENT_HEADER, "value": f"%REQ({CALLER_HEADER})%"}
+    manager = {
+        **_build_manager("counted", build_counted_filters(largest_body=largest_body)),
+        "codec_type": "HTTP1",
+        "access_log": [build_access_log(None)],
+        "local_reply_config": {"mappers": build_local_replies(largest_body)},
+        "early_header_mutation_extensions": [
+            _early_mutation(
+                [
+                    {"append": {"header": told, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}},
+                    {"remove": CALLER_HEADER},
+                ]
+            )
+        ],
+        # No later than the other listener, which does not log what has come here.
+        "request_timeout": f"{patience.whole - patience.headers:g}s",
+        "max_request_headers_kb": MOST_HEADERS_KIB,
+        # Connections are the other end's: it closes those that it does not need.
+        "common_http_protocol_options": {"idle_timeout": "0s", "max_headers_count": MOST_HEADERS},
+    }
+    return {
+        "name": COUNTED_LISTENER,
+        "internal_listener": {},
+        "per_connection_buffer_limit_bytes": 1024 * 1024,
+        "filter_chains": [_filter_chain(manager)],
+    }
+
+
+def _build_manager(name: str, filters: list[JSONObject]) -> JSONObject:
+    """What is the same for both listeners. `name`: how its metrics are called."""
+    return {
+        "@type": _HTTP_MANAGER,
+        "stat_prefix": name,
+        "rds": {"route_config_name": ROUTE_CONFIGURATION, "config_source": xds_source()},
+        "http_filters": filters,
+        "server_header_transformation": "PASS_THROUGH",
+        # An answer may be long in coming; a request may not.
+        "stream_idle_timeout": "0s",
+    }
+
+
+def _filter_chain(manager: JSONObject) -> JSONObject:
+    return {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
 
 
 def build_filters(*, largest_body: int, told: Mapping[str, JSONObject] | None = None) -> list[JSONObject]:
@@ -139,11 +210,28 @@ def build_filters(*, largest_body: int, told: Mapping[str, JSONObject] | None = 
         dynamic(AUTHENTICATION, "type.googleapis.com/envoy.extensions.common.matching.v3.ExtensionWithMatcher"),
         # Before anything of the body is taken in.
         dynamic(LIMITS, f"{_FILTERS}.local_ratelimit.v3.LocalRateLimit"),
+        _lua(COUNTED_FILTER, COUNTED),
+        *_model_filters(largest_body),
+    ]
+
+
+def build_counted_filters(*, largest_body: int) -> list[JSONObject]:
+    """Nothing but requests for models is counted."""
+    asking = {"metadata_namespace": NAMESPACE, "value": {"path": ASKING}}
+    return [
+        {"name": "asking", "typed_config": {"@type": f"{_FILTERS}.set_metadata.v3.Config", "metadata": [asking]}},
+        *_model_filters(largest_body),
+    ]
+
+
+def _model_filters(largest_body: int) -> list[JSONObject]:
+    """From the body to the model."""
+    return [
         {
-            "name": "buffer",
+            "name": BUFFER_FILTER,
             "typed_config": {"@type": f"{_FILTERS}.buffer.v3.Buffer", "max_request_bytes": largest_body},
         },
-        _lua("model", MODEL),
+        _lua(MODEL_FILTER, MODEL),
         _lua(REWRITE_FILTER, REWRITE),
         {
             "name": "hashed",
@@ -152,7 +240,11 @@ def build_filters(*, largest_body: int, told: Mapping[str, JSONObject] | None = 
                 "on_request_headers": [_hashed(name) for name in (CLIENT, PROMPT)],
             },
         },
-        {"name": "envoy.filters.http.router", "typed_config": {"@type": f"{_FILTERS}.router.v3.Router"}},
+        {
+            "name": "envoy.filters.http.router",
+            # Whether a request was counted on its way cannot be seen from its answer.
+            "typed_config": {"@type": f"{_FILTERS}.router.v3.Router", "suppress_envoy_headers": True},
+        },
     ]
 
 
@@ -176,21 +268,40 @@ def _hashed(name: str) -> JSONObject:
     }
 
 
-def _strip_own_headers() -> JSONObject:
+def _early_mutation(mutations: Iterable[JSONObject]) -> JSONObject:
     return {
-        "name": "strip",
+        "name": "headers",
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
-            "mutations": [{"remove_on_match": {"key_matcher": {"prefix": each}}} for each in OWN_HEADERS],
+            "mutations": list(mutations),
         },
     }
 
 
-def build_access_log() -> JSONObject:
-    """One JSON line for each request, with the name of the key. Neither keys nor what stands behind ? in a path."""
+def _all_of(*filters: JSONObject) -> JSONObject:
+    return {"and_filter": {"filters": list(filters)}}
+
+
+def _metadata_filter(name: str, *, present: bool) -> JSONObject:
+    """Matches requests of which this is noted, or is not."""
+    # Of a value that is there, present_match false is never true.
+    matcher = {"filter": NAMESPACE, "path": [{"key": name}], "value": {"present_match": present}}
+    return {"metadata_filter": {"matcher": matcher, "match_if_key_not_found": not present}}
+
+
+def _expression(text: str) -> JSONObject:
+    kind = "type.googleapis.com/envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter"
+    return {"extension_filter": {"name": "expression", "typed_config": {"@type": kind, "expression": text}}}
+
+
+def build_access_log(which: JSONObject | None, *, upstream: str | None = "%UPSTREAM_HOST%") -> JSONObject:
+    """One JSON line for each request, with the name of the key. Neither keys nor what stands behind ? in a path.
+
+    `which`: filter of requests; None: all.
+    """
     return {
         "name": "stdout",
-        "filter": {"not_health_check_filter": {}},
+        **({} if which is None else {"filter": which}),
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
             "log_format": {
@@ -208,7 +319,7 @@ def build_access_log() -> JSONObject:
                     "bytes_sent": "%BYTES_SENT%",
                     "milliseconds": "%DURATION%",
                     "first_byte_milliseconds": "%RESPONSE_DURATION%",
-                    "upstream": "%UPSTREAM_HOST%",
+                    "upstream": upstream,
                     "request_id": "%REQ(x-request-id)%",
                 }
             },
@@ -216,68 +327,76 @@ def build_access_log() -> JSONObject:
     }
 
 
-def build_local_replies(largest_body: int) -> JSONObject:
+def _reply(which: JSONObject, body: JSONObject, *headers: tuple[str, str]) -> JSONObject:
+    return {
+        "filter": which,
+        "body_format_override": {"json_format": body},
+        "headers_to_add": [
+            {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+            for name, value in headers
+        ],
+    }
+
+
+def _too_many_at_once(counted: JSONObject) -> JSONObject:
+    """What is answered to a request that its key's cluster has no place for."""
+    body = error_body(
+        "The key has as many requests under way at the same time as it may have. Try again when one has ended.",
+        kind="requests",
+        code="rate_limit_exceeded",
+    )
+    which = _all_of(counted, {"response_flag_filter": {"flags": ["UO"]}})
+    return {**_reply(which, body, ("retry-after", "1")), "status_code": 429}
+
+
+def build_local_replies(largest_body: int) -> list[JSONObject]:
     """Envoy's own errors in the shape of OpenAI's."""
     megabytes = largest_body / 1024 / 1024
-
-    def reply(filters: JSONObject, body: JSONObject, *headers: tuple[str, str]) -> JSONObject:
-        return {
-            "filter": filters,
-            "body_format_override": {"json_format": body},
-            "headers_to_add": [
-                {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
-                for name, value in headers
-            ],
-        }
 
     def status(code: int) -> JSONObject:
         comparison = {"op": "EQ", "value": {"default_value": code, "runtime_key": "none"}}
         return {"status_code_filter": {"comparison": comparison}}
 
     request = "invalid_request_error"
-    return {
-        "mappers": [
-            reply(
-                {"response_flag_filter": {"flags": ["UH", "UF", "URX", "NC", "UC", "UT", "UPE"]}},
-                error_body("No replica of the model answers. Try again.", kind="server_error", code="model_not_ready"),
-                ("retry-after", "5"),
+    return [
+        _reply(
+            {"response_flag_filter": {"flags": ["UH", "UF", "URX", "NC", "UC", "UT", "UPE"]}},
+            error_body("No replica of the model answers. Try again.", kind="server_error", code="model_not_ready"),
+            ("retry-after", "5"),
+        ),
+        _reply(
+            status(401),
+            error_body(
+                "The API key is missing or wrong: send Authorization: Bearer KEY.",
+                kind=request,
+                code="invalid_api_key",
             ),
-            reply(
-                status(401),
-                error_body(
-                    "The API key is missing or wrong: send Authorization: Bearer KEY.",
-                    kind=request,
-                    code="invalid_api_key",
-                ),
-                ("www-authenticate", "Bearer"),
+            ("www-authenticate", "Bearer"),
+        ),
+        _reply(
+            status(413),
+            error_body(f"The body is larger than {megabytes:g} MiB.", kind=request, code="request_too_large"),
+        ),
+        # Envoy says itself when to ask again.
+        _reply(
+            status(429),
+            error_body("The key has been used too often within a minute.", kind="requests", code="rate_limit_exceeded"),
+        ),
+        _reply(status(408), error_body("The request took too long to come.", kind=request, code="request_timeout")),
+        _reply(
+            {"response_flag_filter": {"flags": ["DPE"]}},
+            error_body("The request is malformed: it is no HTTP.", kind=request, code="bad_request"),
+        ),
+        # No routes have come yet. Answers that routes give themselves pass through here too: nothing is said of all of them.
+        {
+            **_reply(
+                {"response_flag_filter": {"flags": ["NR", "NFCF"]}},
+                error_body("The gateway is starting. Try again.", kind="server_error", code="gateway_not_ready"),
+                ("retry-after", "1"),
             ),
-            reply(
-                status(413),
-                error_body(f"The body is larger than {megabytes:g} MiB.", kind=request, code="request_too_large"),
-            ),
-            # Envoy says itself when to ask again.
-            reply(
-                status(429),
-                error_body(
-                    "The key has been used too often within a minute.", kind="requests", code="rate_limit_exceeded"
-                ),
-            ),
-            reply(status(408), error_body("The request took too long to come.", kind=request, code="request_timeout")),
-            reply(
-                {"response_flag_filter": {"flags": ["DPE"]}},
-                error_body("The request is malformed: it is no HTTP.", kind=request, code="bad_request"),
-            ),
-            # No routes have come yet. Answers that routes give themselves pass through here too: nothing is said of all of them.
-            {
-                **reply(
-                    {"response_flag_filter": {"flags": ["NR", "NFCF"]}},
-                    error_body("The gateway is starting. Try again.", kind="server_error", code="gateway_not_ready"),
-                    ("retry-after", "1"),
-                ),
-                "status_code": 503,
-            },
-        ],
-    }
+            "status_code": 503,
+        },
+    ]
 
 
 def _address(address: str, port: int) -> JSONObject:

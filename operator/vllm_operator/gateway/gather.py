@@ -19,9 +19,12 @@ LONGEST_REASON = 300
 """Characters of a condition's message that callers are told."""
 SHORTEST_KEY = 16
 """Characters that a caller's key has at least: shorter ones can be guessed."""
-ANNOTATION_LIMIT = f"{GROUP}/requests-per-minute"
+ANNOTATION_PER_MINUTE = f"{GROUP}/requests-per-minute"
 """On a Secret with keys: how many requests each of them may send to a gateway's replica in a minute."""
-MOST_REQUESTS = 1_000_000
+MOST_PER_MINUTE = 1_000_000
+ANNOTATION_CONCURRENT = f"{GROUP}/concurrent-requests"
+"""On a Secret with keys: how many requests of each of them a gateway's replica may have under way at the same time."""
+MOST_CONCURRENT = 10_000
 SERVICE_LABEL = "kubernetes.io/service-name"
 
 
@@ -285,12 +288,18 @@ def read_keys(secrets: Iterable[Object]) -> tuple[tuple[ApiKey, ...], tuple[str,
     found: dict[str, ApiKey] = {}
     problems = []
     for secret in sorted(secrets, key=key_of):
-        limit = (secret["metadata"].get("annotations") or {}).get(ANNOTATION_LIMIT)
-        if limit is not None and (not limit.isdecimal() or not 0 < int(limit) <= MOST_REQUESTS):
-            problems.append(
-                f"Secret {key_of(secret)}: {ANNOTATION_LIMIT} is {limit!r}; write a whole number from 1 to {MOST_REQUESTS}"
-            )
-            limit = None
+        limits = {}
+        for annotation, most in ((ANNOTATION_PER_MINUTE, MOST_PER_MINUTE), (ANNOTATION_CONCURRENT, MOST_CONCURRENT)):
+            limit = (secret["metadata"].get("annotations") or {}).get(annotation)
+            if limit is None:
+                continue
+            # int() takes no more than 4300 digits.
+            if limit.isdecimal() and len(limit) < 10 and 0 < int(limit) <= most:
+                limits[annotation] = int(limit)
+            else:
+                problems.append(
+                    f"Secret {key_of(secret)}: {annotation} is {limit[:20]!r}; write a whole number from 1 to {most}"
+                )
         for name, text in sorted(secret["data"].items()):
             where = f"Secret {key_of(secret)}, key {name}"
             value = decode(text)
@@ -303,7 +312,11 @@ def read_keys(secrets: Iterable[Object]) -> tuple[tuple[ApiKey, ...], tuple[str,
                 problems.append(f"{where}: the same as Secret {other.secret}, key {other.name}, which keeps it")
             else:
                 found[value] = ApiKey(
-                    secret=key_of(secret), name=name, value=value, requests_per_minute=int(limit) if limit else None
+                    secret=key_of(secret),
+                    name=name,
+                    value=value,
+                    requests_per_minute=limits.get(ANNOTATION_PER_MINUTE),
+                    concurrent_requests=limits.get(ANNOTATION_CONCURRENT),
                 )
     return tuple(found.values()), tuple(problems)
 

@@ -14,8 +14,10 @@ from vllm_operator.api.names import Key
 from vllm_operator.gateway.naming import Names, Share, decide_names, own_name
 from vllm_operator.gateway.scripts import (
     ASKING,
+    CALLER_HEADER,
     CLIENT,
     CLIENT_HEADER,
+    CLUSTER_HEADER,
     KEYLESS_HEADER,
     NAMESPACE,
     NO_JSON,
@@ -35,8 +37,14 @@ CLUSTER, ENDPOINTS, ROUTES, SECRET, EXTENSION, LISTENER = (
     "type.googleapis.com/envoy.config.listener.v3.Listener",
 )
 _FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
+_LUA_PER_ROUTE = f"{_FILTERS}.lua.v3.LuaPerRoute"
 
 ROUTE_CONFIGURATION, AUTHENTICATION, LIMITS, REWRITE_FILTER = "models", "api-keys", "limits", "rewrite"
+COUNTED_FILTER, BUFFER_FILTER, MODEL_FILTER = "counted", "buffer", "model"
+COUNTED_LISTENER = "counted"
+"""Takes, within Envoy, the requests that a cluster has counted, and does with them what is done with others at once."""
+MOST_HEADERS, MOST_HEADERS_KIB = 200, 96
+"""What it takes of headers, and what is taken of its answers: some more than callers and pods may send, since Envoy adds some."""
 FALLBACK_HEADER = "x-vllm-fallback"
 """Says in an answer which model gave it, where that is not the one that was asked."""
 ASKED = "%DYNAMIC_METADATA(vllm:model)%"
@@ -70,7 +78,10 @@ def render(state: GatewayState) -> Resources:
     names = decide_names(state.models)
     models = sorted(state.models, key=lambda model: model.key)
     by_type: dict[str, dict[str, JSONObject]] = {
-        CLUSTER: {cluster_name(model.key): build_cluster(model) for model in models},
+        CLUSTER: {
+            **{cluster_name(model.key): build_cluster(model) for model in models},
+            **{counter_name(key): build_counter(key) for key in _counted(state)},
+        },
         ENDPOINTS: {cluster_name(model.key): build_endpoints(model) for model in models},
         SECRET: {cluster_name(model.key): build_secret(model) for model in models if model.upstream_key is not None},
         EXTENSION: {AUTHENTICATION: build_authentication(state), LIMITS: build_limits(state)},
@@ -105,7 +116,6 @@ def xds_source() -> JSONObject:
 
 def build_cluster(model: GatewayModel) -> JSONObject:
     """A model's pods as one cluster."""
-    most = 1_000_000
     cluster: JSONObject = {
         "@type": CLUSTER,
         "name": cluster_name(model.key),
@@ -115,11 +125,7 @@ def build_cluster(model: GatewayModel) -> JSONObject:
         "lb_policy": "LEAST_REQUEST" if model.balance == "leastRequest" else "RING_HASH",
         # A pod that is taken out would stay while its /health answers.
         "ignore_health_on_host_removal": True,
-        "circuit_breakers": {
-            "thresholds": [
-                {"max_connections": most, "max_pending_requests": most, "max_requests": most, "max_retries": 1000}
-            ]
-        },
+        "circuit_breakers": _most_requests(1_000_000),
         "outlier_detection": {
             "consecutive_5xx": 3,
             "consecutive_gateway_failure": 3,
@@ -153,6 +159,16 @@ def build_cluster(model: GatewayModel) -> JSONObject:
             }
         }
     return cluster
+
+
+def _most_requests(requests: int) -> JSONObject:
+    """Circuit breakers that count nothing but requests under way."""
+    many = 1_000_000
+    return {
+        "thresholds": [
+            {"max_connections": many, "max_pending_requests": many, "max_requests": requests, "max_retries": 1000}
+        ]
+    }
 
 
 def _tls(external: External) -> JSONObject:
@@ -329,13 +345,55 @@ def build_limits(state: GatewayState) -> JSONObject:
     }
 
 
+def counter_name(key: ApiKey) -> str:
+    """Name of the cluster that counts the requests of a key."""
+    return f"limit/{client_name(key)}"
+
+
+def _counted(state: GatewayState) -> list[ApiKey]:
+    """Keys that have a limit of requests at the same time."""
+    return [key for key in sorted(state.keys, key=client_name) if key.concurrent_requests is not None]
+
+
+def build_counter(key: ApiKey) -> JSONObject:
+    """The cluster that a key's requests go through on their way to another listener of this Envoy. Envoy limits requests at the
+    same time for clusters alone, in all of its threads together; it refuses one more with 503 and the flag UO.
+
+    Raises ValueError for a limit that is none.
+    """
+    if not key.concurrent_requests or key.concurrent_requests < 1:
+        raise ValueError(f"{client_name(key)}: {key.concurrent_requests} requests at the same time are no limit")
+    name = counter_name(key)
+    listener = {"endpoint": {"address": {"envoy_internal_address": {"server_listener_name": COUNTED_LISTENER}}}}
+    return {
+        "@type": CLUSTER,
+        "name": name,
+        "type": "STATIC",
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [listener]}]},
+        "circuit_breakers": _most_requests(key.concurrent_requests),
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {"http_protocol_options": {}},
+                "common_http_protocol_options": {
+                    # A burst leaves a connection for each of its requests.
+                    "idle_timeout": "30s",
+                    "max_headers_count": MOST_HEADERS,
+                    "max_response_headers_kb": MOST_HEADERS_KIB,
+                },
+            }
+        },
+    }
+
+
 # ---- routes
 
 
 def build_routes(state: GatewayState, names: Names) -> JSONObject:
     """One virtual host: what may be asked for, in the order in which it is looked for."""
     audiences: list[Key | None] = [*sorted({key.secret for key in state.keys}), None]
-    routes: list[JSONObject] = []
+    counted = _counted(state)
+    routes: list[JSONObject] = [_counted_route()] if counted else []
     models = {model.key: model for model in state.models}
     groups: dict[tuple[Share, ...], list[str]] = {}
     for name, shares in names.owners.items():
@@ -344,12 +402,38 @@ def build_routes(state: GatewayState, names: Names) -> JSONObject:
         routes += _model_routes(shares, answering, models)
     for audience in audiences:
         routes += _audience_routes(audience, names, keys=bool(state.keys))
+    host: JSONObject = {"name": "models", "domains": ["*"], "retry_policy": RETRIES, "routes": routes}
+    if counted:
+        clusters = {client_name(key): counter_name(key) for key in counted}
+        host["typed_per_filter_config"] = {COUNTED_FILTER: {"@type": _LUA_PER_ROUTE, "filter_context": clusters}}
     return {
         "@type": ROUTES,
         "name": ROUTE_CONFIGURATION,
         "max_direct_response_body_size_bytes": 8 * 1024 * 1024,
         "request_headers_to_remove": [CLIENT_HEADER, KEYLESS_HEADER, *KEY_HEADERS],
-        "virtual_hosts": [{"name": "models", "domains": ["*"], "retry_policy": RETRIES, "routes": routes}],
+        "virtual_hosts": [host],
+    }
+
+
+def _counted_route() -> JSONObject:
+    """The way of all requests that are counted, to the cluster that counts them: as they are, body and all."""
+    not_yet = {"@type": _LUA_PER_ROUTE, "disabled": True}
+    return {
+        "name": "counted",
+        "match": {"prefix": "/", "headers": [{"name": CLUSTER_HEADER, "present_match": True}]},
+        "route": {
+            "cluster_header": CLUSTER_HEADER,
+            "timeout": "0s",
+            # Behind it pods are tried again; here there is nothing else to try.
+            "retry_policy": {"num_retries": 0},
+        },
+        "request_headers_to_remove": [CLUSTER_HEADER],
+        "request_headers_to_add": [_header(CALLER_HEADER, f"%DYNAMIC_METADATA({NAMESPACE}:{CLIENT})%")],
+        "typed_per_filter_config": {
+            BUFFER_FILTER: {"@type": f"{_FILTERS}.buffer.v3.BufferPerRoute", "disabled": True},
+            MODEL_FILTER: not_yet,
+            REWRITE_FILTER: not_yet,
+        },
     }
 
 

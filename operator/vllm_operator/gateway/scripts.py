@@ -5,12 +5,16 @@ which vLLM refuses), sorts the keys, and lets a body with a doubled key pass unc
 """
 
 CLIENT_HEADER, KEYLESS_HEADER = "x-vllm-client", "x-vllm-keyless"
+CLUSTER_HEADER, CALLER_HEADER = "x-vllm-cluster", "x-vllm-caller"
+"""Of requests whose key has a limit of requests at the same time: the cluster that counts them, and who the caller is, behind it."""
 NAMESPACE = "vllm"
 """Of the metadata that is about a request."""
 NO_MODEL, NO_JSON = "__none__", "__error__"
 """Stand in the place of a model's name, where the body has none, or is nothing that could have one."""
 CLIENT, PROMPT = "client", "prompt"
 """Metadata: who asks, and where the prompt begins if its route wants to know."""
+LIMIT = "limit"
+"""Metadata: the cluster that counts a request, where one does."""
 ASKING = "ask"
 """Marks requests for one of vLLM's paths: looked up once, not for each model's route."""
 PATHS = (
@@ -47,6 +51,21 @@ function envoy_on_request(handle)
   end
   if headers:get("authorization") == nil and headers:get("x-api-key") == nil then
     headers:replace("{KEYLESS_HEADER}", "open")
+  end
+end
+"""
+
+# A request whose key has a limit of requests at the same time takes a route of its own, before anything of its body is taken in.
+COUNTED = f"""
+function envoy_on_request(handle)
+  local headers, metadata = handle:headers(), handle:streamInfo():dynamicMetadata()
+  local client = headers:get("{CLIENT_HEADER}")
+  local cluster = client and handle:filterContext():get(client)
+  if cluster and (metadata:get("{NAMESPACE}") or {{}})["path"] ~= nil then
+    metadata:set("{NAMESPACE}", "{CLIENT}", client)
+    metadata:set("{NAMESPACE}", "{LIMIT}", cluster)
+    headers:replace("{CLUSTER_HEADER}", cluster)
+    handle:clearRouteCache()
   end
 end
 """

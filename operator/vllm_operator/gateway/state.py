@@ -29,6 +29,8 @@ class ApiKey:
     value: str = field(repr=False)
     requests_per_minute: int | None = None
     """Requests for models that each gateway takes from it in a minute; None: all."""
+    concurrent_requests: int | None = None
+    """Requests for models that each gateway has under way for it at the same time; None: all."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,7 +89,7 @@ class XdsServer:
                 }
             )
             if self.published.get(ROUTES) != wanted[ROUTES]:
-                new = wanted[CLUSTER].keys() - before.keys()
+                new = wanted[ENDPOINTS].keys() - before.keys()
                 await self._wait_taken([(CLUSTER, ()), *((ENDPOINTS, (name,)) for name in sorted(new))])
                 await self._wait_warm()
                 self._set({ROUTES: wanted[ROUTES]})
