@@ -13,6 +13,7 @@ import pytest
 
 from tests.gateway.envoy import Gateway, Pod, error, gateway, serve, served_by
 from tests.gateway.states import ALICE, TEAM_A, model, state
+from vllm_operator.api.endpoint import Server
 from vllm_operator.api.names import Key
 from vllm_operator.gateway.bootstrap import Patience
 from vllm_operator.gateway.state import ApiKey, External, GatewayState
@@ -171,7 +172,9 @@ async def outcome(folder: Path, key: ApiKey) -> list[Any]:
     async with serve("a", "b", "far", "gone") as (a, b, far, gone):
         await gone.stop()
         only_a = frozenset({TEAM_A})
-        outside = External(host="x.example.com", port=80, tls=False, path_prefix="/y", model_names={"far": "there"})
+        outside = External(
+            server=Server("x.example.com", 80, tls=False, path_prefix="/y"), model_names={"far": "there"}
+        )
         models = (
             model("a", a.endpoint, served_model_names=("alpha",), upstream_key="sk-upstream", callers=only_a),
             model("b", b.endpoint, gone.endpoint, served_model_names=("beta",), callers=only_a),
