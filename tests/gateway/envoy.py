@@ -39,9 +39,11 @@ class Pod:
     names: frozenset[str] | None = None
     """Models that it knows, as vLLM knows its served names; None: any."""
     hold: asyncio.Event | None = None
-    """It answers when this is set."""
+    """It answers when this is set; of a streamed answer it keeps the end back till then."""
     pieces: asyncio.Queue[bytes] | None = None
     """It answers with these, as they come; an empty one is the end."""
+    told: Mapping[str, str] = field(default_factory=dict)
+    """Headers of its answers."""
     runner: web.AppRunner | None = None
 
     async def stop(self) -> None:
@@ -55,10 +57,12 @@ class Pod:
             return web.Response()
         body = await request.read()
         self.requests.append({"path": request.path_qs, "headers": dict(request.headers), "body": body})
+        if b'"stream":true' in body and self.pieces is None:
+            return await self._stream(request)
         if self.hold is not None:
             await self.hold.wait()
         if self.pieces is not None:
-            return await self._stream(request, self.pieces)
+            return await self._stream_pieces(request, self.pieces)
         if "json" in request.headers.get("content-type", "").lower():
             try:
                 asked = json.loads(body)["model"]
@@ -66,11 +70,20 @@ class Pod:
                 return _refuse(400)
             if self.names is not None and not (isinstance(asked, str) and asked in self.names):
                 return _refuse(404)
-            return web.json_response({"served_by": self.name, "model": asked})
-        return web.json_response({"served_by": self.name})
+            return web.json_response({"served_by": self.name, "model": asked}, headers=self.told)
+        return web.json_response({"served_by": self.name}, headers=self.told)
 
-    async def _stream(self, request: web.Request, pieces: asyncio.Queue[bytes]) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"content-type": "text/event-stream", **self.told})
+        await answer.prepare(request)
+        await answer.write(b"data: {}\n\n")
+        if self.hold is not None:
+            await self.hold.wait()
+        await answer.write(b"data: [DONE]\n\n")
+        return answer
+
+    async def _stream_pieces(self, request: web.Request, pieces: asyncio.Queue[bytes]) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream", **self.told})
         await response.prepare(request)
         while piece := await pieces.get():
             await response.write(piece)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -305,6 +306,175 @@ async def test_a_fallback_answers_and_gets_the_body_as_it_was(tmp_path: Path) ->
             assert (await found.ask({"model": "alpha"})).status_code == 503
 
 
+CHAT, COMPLETIONS, MESSAGES, RESPONSES = (
+    f"/v1/{each}" for each in ("chat/completions", "completions", "messages", "responses")
+)
+LONG = b'"x":"' + b"y" * 4000 + b'"'
+"""More than 2000 tokens, as the gateway guesses."""
+
+
+FITTED: list[tuple[str, bytes, bytes | None, str | None]] = [
+    # 1000 tokens, 64 of them for what is around the prompt: a body of 51 or 52 bytes leaves 910.
+    (CHAT, b'{"model":"m", "max_tokens": 910  , "n":0.10, "a":1}', None, None),
+    (
+        CHAT,
+        b'{"model":"m", "max_tokens": 911 , "n":0.10, "a":12}',
+        b'{"model":"m", "max_tokens": 910 , "n":0.10, "a":12}',
+        "max_tokens=910",
+    ),
+    (CHAT, b'{"model":"m","max_tokens":999}', b'{"model":"m","max_tokens":921}', "max_tokens=921"),
+    (CHAT, b'{"model":"m","max_tokens":1000}', b'{"model":"m"}', "max_tokens=dropped"),
+    (COMPLETIONS, b'{"model":"m","max_tokens":1000}', b'{"model":"m","max_tokens":920}', "max_tokens=920"),
+    (MESSAGES, b'{"max_tokens":1000,"model":"m"}', b'{"max_tokens":920,"model":"m"}', "max_tokens=920"),
+    (RESPONSES, b'{"max_output_tokens":1000,"model":"m"}', b'{"model":"m"}', "max_output_tokens=dropped"),
+    (
+        RESPONSES,
+        b'{"max_output_tokens":999,"model":"m"}',
+        b'{"max_output_tokens":917,"model":"m"}',
+        "max_output_tokens=917",
+    ),
+    (RESPONSES, b'{"max_tokens":9999,"model":"m"}', None, None),
+    (CHAT, b'{"max_output_tokens":9999,"model":"m"}', None, None),
+    (
+        CHAT,
+        b'{"max_completion_tokens":5000,"max_tokens":999,"model":"m"}',
+        b'{"max_tokens":906,"model":"m"}',
+        "max_tokens=906, max_completion_tokens=dropped",
+    ),
+    ("/tokenize", b'{"model":"m","max_tokens":5000,"tools":[]}', None, None),
+    (CHAT + "?x=/v1/tokenize", b'{"model":"m","max_tokens":1000}', b'{"model":"m"}', "max_tokens=dropped"),
+    # No room beside the guess: what would be refused in any case is changed, nothing that may be right.
+    (CHAT, b'{"model":"m","max_tokens":999,' + LONG + b"}", None, None),
+    (CHAT, b'{"model":"m","max_tokens":1,' + LONG + b"}", None, None),
+    (CHAT, b'{"model":"m","max_tokens":1000,' + LONG + b"}", b'{"model":"m",' + LONG + b"}", "max_tokens=dropped"),
+    (MESSAGES, b'{"model":"m","max_tokens":999,' + LONG + b"}", None, None),
+    (MESSAGES, b'{"model":"m","max_tokens":1000,' + LONG + b"}", None, None),
+    (
+        MESSAGES,
+        b'{"model":"m","max_tokens":32000,' + LONG + b"}",
+        b'{"model":"m","max_tokens":1000,' + LONG + b"}",
+        "max_tokens=1000",
+    ),
+    # What is no whole number is vLLM's business.
+    *(
+        (CHAT, b'{"model":"m","max_tokens":%s}' % value, None, None)
+        for value in (b"null", b"0", b"-5000", b"5000.0", b"5e3", b'"5000"', b"[5000]", b"05000", b"true", b"5000x")
+    ),
+    (CHAT, b'{"model":"m","max_tokens":1%s}' % (b"0" * 400), b'{"model":"m"}', "max_tokens=dropped"),
+    (
+        COMPLETIONS,
+        b'{"max_tokens":9999999999999999,"model":"m"}',
+        b'{"max_tokens":914,"model":"m"}',
+        "max_tokens=914",
+    ),
+    # As other parsers read keys, each of doubled ones, and only of the outermost object.
+    (CHAT, b'{"m\\u0061x\\u005Ftokens":1000,"model":"m"}', b'{"model":"m"}', "max_tokens=dropped"),
+    (CHAT, b'{"Max_tokens":1000,"max_tokens ":1000,"a":{"max_tokens":1000,"tools":[]},"model":"m"}', None, None),
+    (
+        COMPLETIONS,
+        b'{"max_tokens":2000,"model":"m","max_tokens":999}',
+        b'{"max_tokens":912,"model":"m","max_tokens":912}',
+        "max_tokens=912",
+    ),
+    # Tools: taken away with one comma each, wherever they stand.
+    (CHAT, b'{"tools":[{}],"model":"m"}', b'{"model":"m"}', "tools=dropped"),
+    (CHAT, b' {\n"tools" : [{}] ,\n"model" : "m" , "a":1 }\n', b' {\n"model" : "m" , "a":1 }\n', "tools=dropped"),
+    (CHAT, b'{"model":"m" , "tool_choice":"auto" }', b'{"model":"m" }', "tools=dropped"),
+    (
+        MESSAGES,
+        b'{"functions":[],"function_call":"a","model":"m","tools":["]}\\""],"tools":2,"a":[{"tools":1}],"parallel_tool_calls":true}',
+        b'{"model":"m","a":[{"tools":1}]}',
+        "tools=dropped",
+    ),
+    (RESPONSES, b'{"model":"m","t\\u006fols":[]}', b'{"model":"m"}', "tools=dropped"),
+    (CHAT, b'{"parallel_tool_calls":false,"function_call":"none","model":"m"}', None, None),
+    (COMPLETIONS, b'{"model":"m","tools":[],"functions":[],"tool_choice":"none"}', None, None),
+    # Both, and another name: what is left out is no part of the prompt.
+    (
+        CHAT,
+        b'{"tools":[' + b"{" + LONG + b"}" + b'],"max_tokens":999,"model":"models/a","tool_choice":"auto"}',
+        b'{"max_tokens":916,"model":"m"}',
+        "max_tokens=916, tools=dropped",
+    ),
+]
+"""Path, what is sent, what is passed on (None: the same), what the answer says of it."""
+
+
+async def test_a_model_is_asked_for_what_it_takes(tmp_path: Path) -> None:
+    async with serve("a") as (a,):
+        a.told = {"x-vllm-changed": "by the pod"}
+        asked = model(
+            "a", a.endpoint, served_model_names=("m",), max_model_len=1000, clamp_max_tokens=True, drop_tools=True
+        )
+        async with gateway(tmp_path, state(asked)) as found:
+            for path, sent, wanted, changed in FITTED:
+                answer = await found.ask(sent, path=path)
+                assert a.requests[-1]["body"] == (sent if wanted is None else wanted), sent[:300]
+                assert answer.headers.get_list("x-vllm-changed") == ([] if changed is None else [changed]), sent[:300]
+            form = FORM % (b"m", b'{"max_tokens":1000,"tools":[]}')
+            answer = await found.ask(form, path="/v1/audio/transcriptions", headers=FORM_TYPE)
+            assert (served_by(answer), a.requests[-1]["body"]) == ("a", form)
+            # Each of the options by itself.
+            body = b'{"model":"m","max_tokens":1000,"tools":[]}'
+            for one, left in (
+                (replace(asked, drop_tools=False), b'{"model":"m","tools":[]}'),
+                (replace(asked, clamp_max_tokens=False), b'{"model":"m","max_tokens":1000}'),
+            ):
+                await found.publish(state(one))
+                async with asyncio.timeout(10):
+                    while (await found.ask(body)).status_code != 200 or a.requests[-1]["body"] != left:
+                        await asyncio.sleep(0.05)
+
+
+async def test_answers_say_what_was_changed(tmp_path: Path) -> None:
+    """Also those of models that share a name, of one that stands in for another, and streams before they end."""
+    async with serve("a", "b") as (a, b):
+        a.told = b.told = {"x-vllm-changed": "by the pod", "x-vllm-fallback": "by the pod"}
+        wanted = state(
+            model(
+                "a",
+                a.endpoint,
+                served_model_names=("chat",),
+                created="1",
+                weight=1,
+                max_model_len=1000,
+                clamp_max_tokens=True,
+            ),
+            model("b", b.endpoint, served_model_names=("chat",), created="2", weight=1, drop_tools=True),
+            model("c", waiting="Starting", fallback=Key("models", "b"), max_model_len=1000, clamp_max_tokens=True),
+        )
+        body = {"model": "chat", "max_tokens": 1000, "tools": [], "x": 1}
+        spoofed = {"x-vllm-changed": "by the client"}
+        async with gateway(tmp_path, wanted) as found:
+            said = set()
+            for _ in range(30):
+                answer = await found.ask(body, headers=spoofed)
+                said.add((served_by(answer), *answer.headers.get_list("x-vllm-changed")))
+                assert "x-vllm-fallback" not in answer.headers
+            assert said == {("a", "max_tokens=dropped"), ("b", "tools=dropped")}
+            assert {tuple(json.loads(each["body"])) for each in a.requests} == {("model", "tools", "x")}
+            assert {tuple(json.loads(each["body"])) for each in b.requests} == {("model", "max_tokens", "x")}
+            answer = await found.ask({**body, "model": "c"}, headers=spoofed)
+            assert answer.headers.get_list("x-vllm-changed") == ["tools=dropped"]
+            assert answer.headers.get_list("x-vllm-fallback") == ["models/b"]
+            assert json.loads(b.requests[-1]["body"]) == {"model": "chat", "max_tokens": 1000, "x": 1}
+            told = {name.lower() for pod in (a, b) for each in pod.requests for name in each["headers"]}
+            assert not {name for name in told if name.startswith("x-vllm")}
+
+            b.hold = asyncio.Event()
+            content = b'{"model":"models/b","tools":[],"stream":true}'
+            kind = {"content-type": "application/json"}
+            async with found.client.stream("POST", CHAT, content=content, headers=kind) as stream:
+                assert stream.headers.get_list("x-vllm-changed") == ["tools=dropped"]
+                b.hold.set()
+                assert "[DONE]" in (await stream.aread()).decode()
+            for name in ("nobody", "models/b"):
+                assert "x-vllm-changed" not in (await found.ask({"model": name})).headers
+            await asyncio.to_thread(_wait_for_lines, found.access_log, 34)
+            lines = [json.loads(line) for line in found.access_log.read_text().splitlines()]
+            assert [line["changed"] for line in lines[-4:]] == ["tools=dropped", "tools=dropped", None, None]
+
+
 async def test_a_server_outside_is_asked_as_it_wants_to_be(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     outside = External(
@@ -503,10 +673,15 @@ async def test_a_body_costs_no_more_memory_than_a_few_times_its_size(tmp_path: P
     """Short numbers are the worst: as objects of a parser they would be a hundred times as large."""
     async with serve("b") as (b,):
         waiting = model("a", served_model_names=("alpha",), waiting="Starting", fallback=Key("models", "b"))
-        stand_in = model("b", b.endpoint, served_model_names=("beta",), balance="prefix")
+        fitted: Any = {"clamp_max_tokens": True, "max_model_len": 1000, "drop_tools": True}
+        stand_in = model("b", b.endpoint, served_model_names=("beta",), balance="prefix", **fitted)
         async with gateway(tmp_path, state(waiting, stand_in)) as found:
             size = 30_000_000
-            for filling in (b'{"x":[' + b"1," * (size // 2) + b"1]", b"{" + b'"a":1,' * (size // 6) + b'"a":1'):
+            many = (b'"a":1,', b'"tools":1,"max_tokens":1001,')
+            for filling in (
+                b'{"x":[' + b"1," * (size // 2) + b"1]",
+                *(b"{" + each * (size // len(each)) + b'"a":1' for each in many),
+            ):
                 for name in (b"beta", b"alpha"):
                     assert served_by(await found.ask(filling + b',"model":"' + name + b'"}')) == "b"
             assert found.peak_memory() < 30 * size

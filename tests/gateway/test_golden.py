@@ -72,6 +72,15 @@ STATES: dict[str, GatewayState] = {
             external=External(server=Server("plain.example.com", port=80, tls=False)),
         ),
     ),
+    "less-than-asked": state(
+        model(
+            "qwen", POD, served_model_names=("chat",), created="1", weight=1, max_model_len=40960, clamp_max_tokens=True
+        ),
+        model("tiny", OTHER, served_model_names=("chat",), created="2", weight=1, max_model_len=2048, drop_tools=True),
+        model("unknown", POD, clamp_max_tokens=True),
+        model("large", waiting="Starting", fallback=Key("models", "tiny"), max_model_len=131072, clamp_max_tokens=True),
+        keys=(),
+    ),
     "limits": state(
         model("qwen", POD, callers=frozenset({TEAM_A})),
         keys=(

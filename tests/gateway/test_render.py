@@ -132,6 +132,33 @@ def test_names_that_vllm_does_not_know_are_replaced() -> None:
     assert renamed() is None
 
 
+def test_each_model_is_asked_for_what_it_takes() -> None:
+    def context(change: dict[str, Any]) -> Any:
+        return change.get("typed_per_filter_config", {}).get("rewrite", {}).get("filter_context")
+
+    def wanted(**fields: Any) -> Any:
+        return context(routes(model("qwen", POD, served_model_names=(), **fields))["ask/models/qwen"])
+
+    assert wanted(clamp_max_tokens=True, max_model_len=4096) == {"max_model_len": 4096}
+    assert wanted(drop_tools=True, max_model_len=4096) == {"drop_tools": True}
+    assert wanted(clamp_max_tokens=True) is None
+    assert wanted(max_model_len=4096) is None
+    # Of models that share a name, and of one that stands in for another, what counts is who answers.
+    pair = [
+        model(
+            name, POD, served_model_names=("chat",), created=name, weight=1, max_model_len=length, clamp_max_tokens=True
+        )
+        for name, length in (("1", 4096), ("2", 8192))
+    ]
+    found = routes(*pair, model("waits", waiting="Starting", fallback=Key("models", "2"), drop_tools=True))
+    clusters = found["ask/chat"]["route"]["weighted_clusters"]["clusters"]
+    assert [context(each) for each in clusters] == [{"max_model_len": 4096}, {"max_model_len": 8192}]
+    assert context(found["ask/models/waits"]) == {
+        "names": {"waits": "chat", "models/waits": "chat"},
+        "max_model_len": 8192,
+    }
+
+
 def test_weights() -> None:
     pair = [
         model(name, POD, served_model_names=("chat",), created=str(index), weight=weight)

@@ -21,6 +21,7 @@ from vllm_operator.gateway.render import (
 from vllm_operator.gateway.scripts import (
     ASKING,
     CALLER_HEADER,
+    CHANGED,
     CLIENT,
     CLIENT_HEADER,
     COUNTED,
@@ -313,6 +314,7 @@ def build_access_log(which: JSONObject | None, *, upstream: str | None = "%UPSTR
                     "flags": "%RESPONSE_FLAGS%",
                     "model": "%METADATA(ROUTE:vllm:model)%",
                     "fallback": "%METADATA(ROUTE:vllm:fallback)%",
+                    "changed": f"%DYNAMIC_METADATA({NAMESPACE}:{CHANGED})%",
                     # The header itself is taken away before the request goes on.
                     "client": f"%DYNAMIC_METADATA({NAMESPACE}:{CLIENT})%",
                     "bytes_received": "%BYTES_RECEIVED%",

@@ -15,10 +15,13 @@ from vllm_operator.gateway.naming import Names, Share, decide_names, own_name
 from vllm_operator.gateway.scripts import (
     ASKING,
     CALLER_HEADER,
+    CHANGED,
     CLIENT,
     CLIENT_HEADER,
     CLUSTER_HEADER,
+    DROP_TOOLS,
     KEYLESS_HEADER,
+    MAX_MODEL_LEN,
     NAMESPACE,
     NO_JSON,
     NO_MODEL,
@@ -47,6 +50,8 @@ MOST_HEADERS, MOST_HEADERS_KIB = 200, 96
 """What it takes of headers, and what is taken of its answers: some more than callers and pods may send, since Envoy adds some."""
 FALLBACK_HEADER = "x-vllm-fallback"
 """Says in an answer which model gave it, where that is not the one that was asked."""
+CHANGED_HEADER = "x-vllm-changed"
+"""Says in an answer what its model was asked otherwise than the client wrote."""
 ASKED = "%DYNAMIC_METADATA(vllm:model)%"
 """Envoy's word for the model that the body names."""
 KEY_HEADERS = ("authorization", "x-api-key", "api-key", "proxy-authorization")
@@ -498,10 +503,8 @@ def _model_routes(shares: tuple[Share, ...], names: list[str], models: Mapping[K
         answer: JSONObject = _lead(serving, names)
     elif stand_in is not None:
         meta["fallback"] = own_name(stand_in.key)
-        answer = {
-            **_lead([Share(stand_in, 1)], names),
-            "response_headers_to_add": [_header(FALLBACK_HEADER, own_name(stand_in.key))],
-        }
+        answer = _lead([Share(stand_in, 1)], names)
+        answer["response_headers_to_add"].append(_header(FALLBACK_HEADER, own_name(stand_in.key)))
     else:
         answer = {
             **_error(
@@ -547,6 +550,10 @@ def _change(model: GatewayModel, names: Iterable[str], *, prompt: bool) -> JSONO
         wanted["names"] = renamed
     if model.external is not None and (prefix := model.external.server.path_prefix):
         wanted["prefix"] = prefix
+    if model.clamp_max_tokens and model.max_model_len is not None:
+        wanted[MAX_MODEL_LEN] = model.max_model_len
+    if model.drop_tools:
+        wanted[DROP_TOOLS] = True
     if not wanted:
         return {}
     change = {"@type": f"{_FILTERS}.lua.v3.LuaPerRoute", "filter_context": wanted}
@@ -577,14 +584,24 @@ def _lead(serving: list[Share], names: list[str]) -> JSONObject:
     if not others:
         host = first.pop("host_rewrite_literal", None)
         action |= {"cluster": first.pop("name"), **({} if host is None else {"host_rewrite_literal": host})}
-        return {"route": action, **first}
+        return {"route": action, **_told_back(), **first}
     # Those that have a share may all be away; no sum of shares may be 0.
     total = sum(share.weight for share in serving)
     weights = [share.weight if total else 1 for share in serving]
     action["weighted_clusters"] = {
         "clusters": [{**way, "weight": weight} for way, weight in zip((first, *others), weights, strict=True)]
     }
-    return {"route": action}
+    return {"route": action, **_told_back()}
+
+
+def _told_back() -> JSONObject:
+    """What an answer says besides the model's own; what a server calls so is taken away. Here and not for all routes: an answer that
+    was counted comes by two of them.
+    """
+    return {
+        "response_headers_to_remove": [CHANGED_HEADER, FALLBACK_HEADER],
+        "response_headers_to_add": [_header(CHANGED_HEADER, f"%DYNAMIC_METADATA({NAMESPACE}:{CHANGED})%")],
+    }
 
 
 def _way(model: GatewayModel, names: Iterable[str], *, prompt: bool) -> JSONObject:

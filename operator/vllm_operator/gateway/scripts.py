@@ -11,10 +11,12 @@ NAMESPACE = "vllm"
 """Of the metadata that is about a request."""
 NO_MODEL, NO_JSON = "__none__", "__error__"
 """Stand in the place of a model's name, where the body has none, or is nothing that could have one."""
-CLIENT, PROMPT = "client", "prompt"
-"""Metadata: who asks, and where the prompt begins if its route wants to know."""
+CLIENT, PROMPT, CHANGED = "client", "prompt", "changed"
+"""Metadata: who asks, where the prompt begins if its route wants to know, and what the model is not asked as the client wrote it."""
 LIMIT = "limit"
 """Metadata: the cluster that counts a request, where one does."""
+MAX_MODEL_LEN, DROP_TOOLS = "max_model_len", "drop_tools"
+"""Wishes of a route: how long prompt and answer may be together, in tokens; that no tools are passed on."""
 ASKING = "ask"
 """Marks requests for one of vLLM's paths: looked up once, not for each model's route."""
 PATHS = (
@@ -182,7 +184,8 @@ local function plain(text)
   return table.concat(parts) .. text:sub(at)
 end
 
--- Calls visit(key, from, behind) for each member, until that says true. Returns whether the text is such an object.
+-- Calls visit(key, from, behind, start) for each member, until that says true: its value is what stands from `from` on and before
+-- `behind`, its key stands at `start`. Returns whether the text is such an object.
 local function walk(text, visit)
   local length, at = #text, 1
   if text:sub(1, 3) == "\\239\\187\\191" then at = 4 end
@@ -192,7 +195,7 @@ local function walk(text, visit)
   if byte(text, at) == 125 then return behind_space(text, at + 1, length) > length end
   while at <= length do
     if byte(text, at) ~= 34 then return false end
-    local behind = behind_string(text, at, length)
+    local start, behind = at, behind_string(text, at, length)
     if behind == nil then return false end
     local key = plain(text:sub(at + 1, behind - 2))
     at = behind_space(text, behind, length)
@@ -200,7 +203,7 @@ local function walk(text, visit)
     at = behind_space(text, at + 1, length)
     behind = behind_value(text, at, length)
     if behind == nil then return false end
-    if visit(key, at, behind) then return true end
+    if visit(key, at, behind, start) then return true end
     at = behind_space(text, behind, length)
     local found = byte(text, at)
     if found == 125 then return behind_space(text, at + 1, length) > length end
@@ -286,19 +289,30 @@ function envoy_on_request(handle)
 end
 """
 
-# A doubled `model` is replaced each time: parsers differ in which one they take.
-_RENAME = """
-local function quoted(name)
-  return '"' .. name:gsub('[%c"\\\\]', function(found) return string.format("\\\\u%04x", byte(found)) end) .. '"'
-end
-
-local function renamed_json(text, name)
-  local parts, done, value = {}, 1, quoted(name)
-  local whole = walk(text, function(key, from, behind)
-    if key == "model" then
-      parts[#parts + 1] = text:sub(done, from - 1)
-      parts[#parts + 1] = value
-      done = behind
+# Doubled members are changed each time: parsers differ in which one they take. All else stays as it is, byte for byte.
+_CHANGE = """
+-- `change` says of a member what is written in the place of its value, or false: the member is taken away; nil: it stays.
+-- Returns nil if nothing is changed, or the text is no such object.
+local function changed_json(text, change)
+  local parts, done, kept, gone = {}, 1, nil, false
+  local whole = walk(text, function(key, from, behind, start)
+    local new = change(key, from, behind)
+    if new == false then
+      -- With the comma before it. The first ones have none: they go with the comma behind them.
+      if kept ~= nil and done < kept then
+        parts[#parts + 1] = text:sub(done, kept - 1)
+      elseif kept == nil and not gone then
+        parts[#parts + 1] = text:sub(1, start - 1)
+      end
+      done, gone = behind, true
+    else
+      if kept == nil and gone then done = start end
+      if new ~= nil then
+        parts[#parts + 1] = text:sub(done, from - 1)
+        parts[#parts + 1] = new
+        done = behind
+      end
+      kept = behind
     end
   end)
   if not whole or done == 1 then return nil end
@@ -306,13 +320,84 @@ local function renamed_json(text, name)
   return table.concat(parts)
 end
 
-local function renamed(kind, body, name)
+local function quoted(name)
+  return '"' .. name:gsub('[%c"\\\\]', function(found) return string.format("\\\\u%04x", byte(found)) end) .. '"'
+end
+
+local function renamed_form(body, name)
   local length = body:length()
-  if is_json(kind) then return renamed_json(body:getBytes(0, length), name) end
-  if not is_form(kind) then return nil end
   local value, from, behind = find_in_form(body, length)
   if value == nil then return nil end
   return body:getBytes(0, from - 1) .. name .. body:getBytes(behind - 1, length - behind + 1)
+end
+"""
+
+# vLLM 0.32.0 refuses a max_tokens above max_model_len (vllm/renderers/params.py, TokenizeParams) and keeps what is below within what
+# the prompt leaves (vllm/entrypoints/serve/utils/api_utils.py, get_max_tokens). Versions before it (0.20) refuse whatever is
+# more than the prompt leaves.
+# Without a max_tokens, /v1/chat/completions and /v1/responses take all that the prompt leaves, or the max_new_tokens of the model's
+# generation_config.json (get_max_tokens too); /v1/completions takes 16, and /v1/messages must have one.
+# There is no tokenizer here: two bytes are taken for a token, which is on the safe side, since the tokens of text are rarely shorter.
+# 64 are what a chat template may put around it.
+_FIT = """
+local tokens = {max_tokens = true, max_completion_tokens = true}
+local longest = {
+  ["/v1/chat/completions"] = tokens,
+  ["/v1/completions"] = tokens,
+  ["/v1/messages"] = tokens,
+  ["/v1/responses"] = {max_output_tokens = true},
+}
+local takes_all = {["/v1/chat/completions"] = true, ["/v1/responses"] = true}
+local with_tools = {["/v1/chat/completions"] = true, ["/v1/messages"] = true, ["/v1/responses"] = true}
+local of_tools = {tools = true, tool_choice = true, parallel_tool_calls = true, functions = true, function_call = true}
+local asks_tools = {tools = true, tool_choice = true, functions = true}
+local nothing = {}
+
+-- What is done with a number of tokens, as `change` says it. What is above max_model_len is refused in any case. What is not, and yet
+-- finds no room beside the guess (an image is a long text), is left to vLLM, which knows better: never is an answer made
+-- longer than was asked.
+local function fitting(text, from, behind, most, room, all)
+  local first, last = text:find("^[1-9]%d*", from)
+  if first == nil or last + 1 ~= behind then return nil end
+  local asked = last - first < 15 and tonumber(text:sub(first, last)) or math.huge
+  if asked <= room then return nil end
+  if asked >= most and all then return false end
+  if room >= 1 then return string.format("%d", room) end
+  if asked > most then return string.format("%d", most) end
+  return nil
+end
+
+-- Returns the `change` that gives the model what it takes, nil if there is nothing to do, and where that notes what it has done.
+local function fit(text, path, most, drop)
+  local lengths, tools = most and longest[path] or nothing, drop and with_tools[path] and of_tools or nothing
+  if lengths == nothing and tools == nothing then return nil end
+  local long, asked, size, noted = false, false, #text, {}
+  walk(text, function(key, _, behind, start)
+    if lengths[key] then long = true end
+    if tools[key] then size = size - (behind - start) end
+    if tools[key] and asks_tools[key] then asked = true end
+  end)
+  if not asked then tools, size = nothing, #text end
+  if not long and not asked then return nil end
+  local room = long and most - math.ceil(size / 2) - 64
+  return function(key, from, behind)
+    if tools[key] then
+      noted.tools = "dropped"
+      return false
+    end
+    if not lengths[key] then return nil end
+    local new = fitting(text, from, behind, most, room, takes_all[path])
+    if new ~= nil then noted[key] = new or "dropped" end
+    return new
+  end, noted
+end
+
+local function listed(noted)
+  local found = {}
+  for _, name in ipairs({"max_tokens", "max_completion_tokens", "max_output_tokens", "tools"}) do
+    if noted[name] then found[#found + 1] = name .. "=" .. noted[name] end
+  end
+  return table.concat(found, ", ")
 end
 """
 
@@ -335,38 +420,54 @@ REFUSED = (
     '{"error":{"code":"invalid_json","message":"The gateway cannot read the body.","param":"model",'
     '"type":"invalid_request_error"}}'
 )
-# What the route says is done: to tell where a prompt begins, to call the model by another name, to put a prefix before the path.
+# What the route says is done: to tell where a prompt begins, to call the model by another name, to leave out what it does not take,
+# to put a prefix before the path.
 REWRITE = f"""
 {_FIND_IN_FORM}
 {_WALK}
 {_MODEL}
-{_RENAME}
+{_CHANGE}
+{_FIT}
 {_PREFIX}
 function envoy_on_request(handle)
   local wanted = handle:filterContext()
-  local names, prefix = wanted:get("names"), wanted:get("prefix")
+  local names, prefix, prompt = wanted:get("names"), wanted:get("prefix"), wanted:get("{PROMPT}")
+  local most, drop = wanted:get("{MAX_MODEL_LEN}"), wanted:get("{DROP_TOOLS}")
   local name = names and names[(handle:streamInfo():dynamicMetadata():get("{NAMESPACE}") or {{}})["model"] or ""]
-  if wanted:get("{PROMPT}") then
-    local body = handle:body()
-    local kind = (handle:headers():get("content-type") or ""):lower()
-    local found = body and is_json(kind) and beginning(body:getBytes(0, body:length()))
+  if not (prompt or name or most or drop or prefix) then return end
+  local body = (prompt or name or most or drop) and handle:body()
+  -- What was got before the body has come cannot be used any more.
+  local headers, metadata = handle:headers(), handle:streamInfo():dynamicMetadata()
+  local kind = body and (headers:get("content-type") or ""):lower()
+  local text = body and is_json(kind) and body:getBytes(0, body:length())
+  if prompt and text then
+    local found = beginning(text)
     if found then
       -- Bytes may be cut in the middle of a character, which metadata cannot hold.
-      handle:streamInfo():dynamicMetadata():set("{NAMESPACE}", "{PROMPT}", handle:base64Escape(found))
+      metadata:set("{NAMESPACE}", "{PROMPT}", handle:base64Escape(found))
     end
   end
-  if name then
-    local body = handle:body()
-    local headers = handle:headers()
-    local text = body and renamed((headers:get("content-type") or ""):lower(), body, name)
-    if text == nil then
-      handle:respond({{[":status"] = "400", ["content-type"] = "application/json"}}, '{REFUSED}')
-      return
+  local changed
+  if text then
+    local fitted, noted = fit(text, headers:get(":path"):match("^[^?#]*"), most, drop)
+    if name or fitted then
+      local value = name and quoted(name)
+      changed = changed_json(text, function(key, from, behind)
+        if value and key == "model" then return value end
+        if fitted then return fitted(key, from, behind) end
+      end)
     end
-    headers:replace("content-length", tostring(body:setBytes(text)))
+    local told = noted and listed(noted) or ""
+    if told ~= "" then metadata:set("{NAMESPACE}", "{CHANGED}", told) end
+  elseif name and body and is_form(kind) then
+    changed = renamed_form(body, name)
   end
+  if name and changed == nil then
+    handle:respond({{[":status"] = "400", ["content-type"] = "application/json"}}, '{REFUSED}')
+    return
+  end
+  if changed then headers:replace("content-length", tostring(body:setBytes(changed))) end
   if prefix then
-    local headers = handle:headers()
     local path = headers:get(":path")
     headers:replace("x-envoy-original-path", path)
     headers:replace(":path", prefix .. path)

@@ -70,6 +70,10 @@ class GatewayModel:
     """How a pod is chosen: the one with least to do, or the one that had the same x-session-id, key, or beginning of the prompt."""
     fallback: Key | None = None
     """Model that answers in its place while it does not serve, if that one serves and all of its callers may use that one too."""
+    clamp_max_tokens: bool = False
+    """Keep what requests ask for within what max_model_len leaves; nothing is done where that is not known."""
+    drop_tools: bool = False
+    """Leave tools out of requests: the model does not take them."""
     external: External | None = None
     """Where it is, if it is no model of this cluster."""
 
