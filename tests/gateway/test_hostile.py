@@ -22,6 +22,7 @@ from tests.gateway.states import ALICE, BOB, TEAM_A, TEAM_B, model, state
 from vllm_operator.api.endpoint import Server
 from vllm_operator.api.names import Key
 from vllm_operator.gateway.bootstrap import Patience
+from vllm_operator.gateway.render import CHANGED_HEADER
 from vllm_operator.gateway.scripts import PATHS
 from vllm_operator.gateway.state import ApiKey, External
 
@@ -38,10 +39,18 @@ KEYS = (ALICE, BOB, LIMITED, COUNTED)
 SECRETS = (*(key.value for key in KEYS), FOR_A, FOR_FAR, "sk-wrong-secret")
 
 
-def everything(a: Pod, b: Pod, far: Pod) -> Any:
+CONTEXT = 200
+"""Tokens that `small` takes."""
+LENGTHS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+TOOLS = ("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call")
+
+
+def everything(a: Pod, b: Pod, far: Pod, small: Pod) -> Any:
     """A model of each kind: `a` and `far` are for team A alone."""
     only_a = frozenset({TEAM_A})
-    a.names, b.names, far.names = (frozenset({name}) for name in ("alpha", "beta", "there"))
+    a.names, b.names, far.names, small.names = (frozenset({name}) for name in ("alpha", "beta", "there", "eta"))
+    for pod in (a, b, far, small):
+        pod.told = {"x-vllm-changed": "told-by-a-pod", "x-vllm-fallback": "told-by-a-pod"}
     outside = External(
         server=Server("far.example.com", port=80, tls=False, path_prefix="/far"), model_names={"epsilon": "there"}
     )
@@ -59,20 +68,39 @@ def everything(a: Pod, b: Pod, far: Pod) -> Any:
             upstream_key=FOR_FAR,
             external=outside,
         ),
+        model(
+            "small",
+            small.endpoint,
+            served_model_names=("eta",),
+            max_model_len=CONTEXT,
+            clamp_max_tokens=True,
+            drop_tools=True,
+        ),
         keys=KEYS,
     )
+
+
+LONG_ANSWERS = tuple(f"/v1/{each}" for each in ("chat/completions", "completions", "responses", "messages"))
 
 
 class Maker:
     """Makes up requests."""
 
     NAMES = (
-        *("alpha", "beta", "epsilon") * 20,
-        *("models/a", "models/b", "models/far", "delta", "gamma", "zeta") * 3,
+        *("alpha", "beta", "epsilon", "eta", "eta") * 20,
+        *("models/a", "models/b", "models/far", "models/small", "delta", "gamma", "zeta") * 3,
         *("", "there", "Alpha", "alpha ", "alpha\0", "al\u0440ha", "é\U0001f600", "x" * 300, "y" * 5000),
         *("__none__", "__error__", '"', "\\", "%PATH%", "%DYNAMIC_METADATA(vllm:model)%", "a\r\nb", ".*", "nil"),
     )
-    KEYS = ("model",) * 6 + ("Model", "model ", "models", "metadata", "messages", "prompt", "input", "x", "")
+    KEYS = (
+        *("model",) * 6,
+        *("Model", "model ", "models", "metadata", "messages", "prompt", "input", "x", ""),
+        *(*LENGTHS, *TOOLS, "Max_tokens", "tools "),
+    )
+    NUMBERS = (
+        *("1", "50", "199", "200", "1000", "1" + "0" * 30) * 2,
+        *("0", "-1000", "1e3", "1000.0", "01000", "1000x"),
+    )
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
@@ -94,8 +122,10 @@ class Maker:
         return self.rng.choice(["", "", "", " ", "\n", "\t\r\n"])
 
     def pair(self, depth: int, key: str | None = None) -> str:
-        name = self.quoted(self.rng.choice(self.KEYS) if key is None else key)
-        return f"{self.space()}{name}{self.space()}:{self.space()}{self.value(depth)}{self.space()}"
+        key = self.rng.choice(self.KEYS) if key is None else key
+        number = key in LENGTHS and self.rng.random() < 0.8
+        value = self.rng.choice(self.NUMBERS) if number else self.value(depth)
+        return f"{self.space()}{self.quoted(key)}{self.space()}:{self.space()}{value}{self.space()}"
 
     def value(self, depth: int) -> str:
         kind = self.rng.randrange(12) if depth < 4 else self.rng.randrange(7)
@@ -128,7 +158,7 @@ class Maker:
         return "[" + ",".join(self.value(depth + 1) for _ in several) + "]"
 
     def json(self) -> bytes:
-        pairs = [self.pair(0) for _ in range(self.rng.randrange(5))]
+        pairs = [self.pair(0) for _ in range(self.rng.randrange(6))]
         if self.rng.random() < 0.8:
             name = self.quoted(self.rng.choice(self.NAMES))
             pairs.insert(self.rng.randrange(len(pairs) + 1), f"{self.quoted('model')}:{name}")
@@ -251,7 +281,7 @@ class Maker:
 
     def path(self) -> str:
         if self.rng.random() < 0.8:
-            return self.rng.choice(PATHS)
+            return self.rng.choice((*PATHS, *LONG_ANSWERS * 3))
         odd = ("/v1/completions/", "/v1/completions?model=alpha", "//v1/completions", "/V1/completions", "/metrics")
         return self.rng.choice((*odd, "/v1/models/alpha", "/v1/load_lora_adapter", "/v1/completions;x", "/health"))
 
@@ -281,11 +311,19 @@ async def post(found: Gateway, path: str, headers: list[tuple[str, str]], body: 
         writer.close()
 
 
-async def ask(found: Gateway, number: int, instead: Mapping[str, str] | None = None) -> tuple[Answer, str, set[str]]:
-    """One request, by its own random numbers; its answer, what it was, and the keys that it showed.
+@dataclass
+class Asked:
+    """A request, and the keys that it showed."""
 
-    `instead`: keys that are shown in the place of others.
-    """
+    what: str
+    body: bytes
+    shown: set[str]
+    changed: str | None = None
+    """What its answer says of it."""
+
+
+async def ask(found: Gateway, number: int, instead: Mapping[str, str] | None = None) -> tuple[Answer, Asked]:
+    """One request, by its own random numbers. `instead`: keys that are shown in the place of others."""
     made = Maker(SEED * 1_000_003 + number)
     body, kind = made.form() if made.rng.random() < 0.2 else (made.json(), "")
     headers, shown = made.headers(kind)
@@ -293,7 +331,8 @@ async def ask(found: Gateway, number: int, instead: Mapping[str, str] | None = N
     for key, other in (instead or {}).items():
         headers = [(name, value.replace(key, other)) for name, value in headers]
     answer = await post(found, path, [*headers, ("x-case", str(number))], body)
-    return answer, f"seed {SEED}, number {number}: {path} {headers} {body[:2000]!r}", shown
+    what = f"seed {SEED}, number {number}: {path} {headers} {body[:2000]!r}"
+    return answer, Asked(what, body, shown, answer.headers.get(CHANGED_HEADER))
 
 
 def is_json(headers: dict[str, str]) -> bool:
@@ -304,6 +343,7 @@ def check_answer(answer: Answer, what: str) -> None:
     """It is one of the errors that there are, as OpenAI writes them, or a pod's."""
     told = answer.text + str(answer.headers)
     assert not any(secret in told for secret in SECRETS), what
+    assert "told-by-a-pod" not in told, what
     if answer.status == 200:
         return
     problem = (answer.status, answer.text, what)
@@ -318,27 +358,34 @@ def check_answer(answer: Answer, what: str) -> None:
 
 async def test_made_up_requests_reach_nothing_that_they_may_not(tmp_path: Path) -> None:
     async with (
-        serve("a", "b", "far") as (a, b, far),
-        gateway(tmp_path, everything(a, b, far)) as found,
+        serve("a", "b", "far", "small") as pods,
+        gateway(tmp_path, everything(*pods)) as found,
     ):
-        shown: dict[str, set[str]] = {}
-        whats: dict[str, str] = {}
+        asked: dict[str, Asked] = {}
         statuses: dict[int, int] = {}
         numbers = iter(range(COUNT))
 
         async def work() -> None:
             for number in numbers:
-                answer, what, keys = await ask(found, number)
-                shown[str(number)], whats[str(number)] = keys, what
+                answer, request = await ask(found, number)
+                asked[str(number)] = request
                 statuses[answer.status] = statuses.get(answer.status, 0) + 1
-                check_answer(answer, what)
+                check_answer(answer, request.what)
 
         await asyncio.gather(*(work() for _ in range(AT_ONCE)))
         print(f"{COUNT} requests, seed {SEED}: {dict(sorted(statuses.items()))}")
-        for pod in (a, b, far):
+        compared, changed = 0, 0
+        for pod in pods:
             for request in pod.requests:
-                check_request(pod, request, shown[request["headers"]["x-case"]], whats[request["headers"]["x-case"]])
+                sent = asked[request["headers"]["x-case"]]
+                check_request(pod, request, sent.shown, sent.what)
+                if is_json(request["headers"]):
+                    compared += check_meaning(pod, request, sent)
+                changed += sent.changed is not None
             assert len(pod.requests) > COUNT / 100, pod.name
+        print(f"{compared} bodies mean the same, {changed} but for what was asked too much")
+        assert compared > COUNT / 10
+        assert changed > COUNT / 200
         assert found.process.returncode is None
         assert (await found.ask({"model": "alpha"}, key=ALICE.value)).json()["served_by"] == "a"
         await check_silence(found)
@@ -356,11 +403,11 @@ async def outcome(folder: Path, instead: Mapping[str, str], count: int) -> tuple
     def others(headers: Mapping[str, str]) -> list[tuple[str, str]]:
         return sorted(each for each in headers.items() if each[0].lower() not in OWN_TO_EACH)
 
-    async with serve("a", "b", "far") as pods, gateway(folder, everything(*pods)) as found:
+    async with serve("a", "b", "far", "small") as pods, gateway(folder, everything(*pods)) as found:
 
         async def work() -> None:
             for number in numbers:
-                answer, _, _ = await ask(found, number, instead)
+                answer, _ = await ask(found, number, instead)
                 answers[number] = (answer.status, answer.text, others(answer.headers))
 
         await asyncio.gather(*(work() for _ in range(AT_ONCE)))
@@ -401,11 +448,11 @@ async def test_made_up_requests_are_answered_alike_whether_they_are_counted_or_n
 def check_request(pod: Pod, request: dict[str, Any], shown: set[str], what: str) -> None:
     """A request that has come to a pod was allowed to, and says no more than it may."""
     headers = request["headers"]
-    assert pod.name == "b" or {ALICE.value, COUNTED.value} & shown, what
+    assert pod.name in ("b", "small") or {ALICE.value, COUNTED.value} & shown, what
     prefix = "/far" if pod.name == "far" else ""
     path = request["path"].partition("?")[0]
     assert path.startswith(prefix) and path.removeprefix(prefix) in PATHS, what  # noqa: PT018
-    own = {"a": FOR_A, "b": None, "far": FOR_FAR}[pod.name]
+    own = {"a": FOR_A, "far": FOR_FAR}.get(pod.name)
     given = {name.lower(): value for name, value in headers.items()}
     assert given.pop("authorization", None) == (f"Bearer {own}" if own else None), what
     assert not any(secret in str(given) for secret in SECRETS), what
@@ -419,6 +466,51 @@ def check_request(pod: Pod, request: dict[str, Any], shown: set[str], what: str)
             return
         assert isinstance(asked, str), what
         assert asked in (pod.names or ()), what
+
+
+def members(body: bytes) -> list[tuple[str, str]] | None:
+    """Those of the outermost object, as Python's parser finds them, doubled ones too; None: there is no such object."""
+    try:
+        found = json.loads(body, object_pairs_hook=tuple)
+        return [(key, json.dumps(value)) for key, value in found] if isinstance(found, tuple) else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def check_meaning(pod: Pod, request: dict[str, Any], sent: Asked) -> bool:
+    """What reaches a pod says what was sent, but for the model's name and what its model is not to be asked. Returns whether
+    it is JSON at all.
+    """
+    before, after = members(sent.body), members(request["body"])
+    if before is None:
+        return False
+    assert after is not None, sent.what
+    path = request["path"].partition("?")[0]
+    answers = pod.name == "small" and path in LONG_ANSWERS
+    ways: dict[str, str] = {}
+    if answers and path != "/v1/completions" and {"tools", "tool_choice", "functions"} & {key for key, _ in before}:
+        ways["tools"] = "dropped"
+    lengths = LENGTHS[2:] if path == "/v1/responses" else LENGTHS[:2]
+    rest = iter(after)
+    for key, value in before:
+        if key in TOOLS and ways.get("tools"):
+            continue
+        if not (answers and key in lengths and value.isdecimal() and int(value) > 0):
+            found = next(rest)
+            assert found == (key, value) or key == found[0] == "model", sent.what
+            continue
+        if int(value) >= CONTEXT and path in ("/v1/chat/completions", "/v1/responses"):
+            ways[key] = "dropped"
+            continue
+        found = next(rest)
+        assert found[0] == key, sent.what
+        assert found[1] == value or 1 <= int(found[1]) <= min(CONTEXT, int(value) - 1), sent.what
+        if found[1] != value:
+            ways[key] = found[1]
+    assert next(rest, None) is None, sent.what
+    said = [f"{key}={ways[key]}" for key in (*LENGTHS, "tools") if key in ways]
+    assert (sent.changed or "") == ", ".join(said), sent.what
+    return True
 
 
 async def check_silence(found: Gateway) -> None:
@@ -580,8 +672,8 @@ async def exchange(found: Gateway, data: bytes) -> bytes:
 
 async def test_one_request_is_not_taken_for_two(tmp_path: Path) -> None:
     async with (
-        serve("a", "b", "far") as (a, b, far),
-        gateway(tmp_path, everything(a, b, far), Patience(headers=1, whole=2)) as found,
+        serve("a", "b", "far", "small") as (a, b, far, small),
+        gateway(tmp_path, everything(a, b, far, small), Patience(headers=1, whole=2)) as found,
     ):
         answers = await asyncio.gather(*(exchange(found, data) for data, _ in RAW.values()))
         told = {
@@ -608,8 +700,8 @@ async def test_slow_and_large_requests_do_not_keep_others_waiting(tmp_path: Path
         yield b'"}'
 
     async with (
-        serve("a", "b", "far") as (a, b, far),
-        gateway(tmp_path, everything(a, b, far), Patience(headers=4, whole=5)) as found,
+        serve("a", "b", "far", "small") as (a, b, far, small),
+        gateway(tmp_path, everything(a, b, far, small), Patience(headers=5, whole=5)) as found,
     ):
         begun = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
         length = b"Content-Type: application/json\r\nContent-Length: 1000\r\n"
