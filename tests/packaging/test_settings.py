@@ -92,7 +92,7 @@ def test_the_agent_and_envoys_bootstrap_take_what_the_chart_gives(values: dict[s
     agent.write_bootstrap(arguments)
     document = json.loads(arguments.output.read_text())
     assert document["admin"]["address"]["socket_address"] == {"address": "127.0.0.1", "port_value": 9901}
-    (listener,) = document["static_resources"]["listeners"]
+    listener, _ = document["static_resources"]["listeners"]
     assert listener["address"]["socket_address"]["port_value"] == 8000
 
 
