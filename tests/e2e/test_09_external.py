@@ -13,7 +13,7 @@ from tests.cluster import LocalCluster
 from .api import eventually
 from .gateway import MODEL, PROMPT, Gateway
 from .outside import NAME, Outside
-from .world import LOAD_SECONDS, World, unavailable
+from .world import LOAD_SECONDS, World, sample, unavailable
 
 ELSEWHERE = "elsewhere"
 ADDRESS = "10.244.0.1"
@@ -25,7 +25,17 @@ TOOL: Any = {
 
 
 @pytest.fixture(scope="module")
-def outside(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outside]:
+def second(world: World, gateway: Gateway) -> Iterator[str]:
+    """Another model of the cluster. It loads while the server outside starts."""
+    document = sample()
+    document["metadata"]["name"] = name = "second"
+    world.apply(gateway.namespace, document)
+    yield name
+    world.api.delete("models", gateway.namespace, name)
+
+
+@pytest.fixture(scope="module")
+def outside(world: World, second: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outside]:
     if type(world.cluster) is not LocalCluster:
         unavailable("only the pods of the local cluster reach this machine at a known address")
     found = Outside(tmp_path_factory.mktemp("outside"), ADDRESS)
@@ -79,9 +89,10 @@ def status(world: World, gateway: Gateway) -> Object:
     return dict(world.api.get("models", gateway.namespace, ELSEWHERE)["status"])
 
 
-def test_it_is_asked_like_any_other(world: World, gateway: Gateway, elsewhere: Outside) -> None:
+def test_it_is_asked_like_any_other(world: World, gateway: Gateway, elsewhere: Outside, second: str) -> None:
+    world.wait_ready(gateway.namespace, second, seconds=LOAD_SECONDS)
     client = gateway.client()
-    assert {each.id for each in client.models.list()} == {MODEL, "gpt"}
+    assert {each.id for each in client.models.list()} == {MODEL, second, "gpt"}
     found = client.models.retrieve("gpt")
     assert (found.model_extra or {})["max_model_len"] == 1024
     assert (found.model_extra or {})["ready"] is True
@@ -97,7 +108,10 @@ def test_it_is_asked_like_any_other(world: World, gateway: Gateway, elsewhere: O
     )
     assert pieces[-1].choices[0].finish_reason is not None
     assert client.completions.create(model="gpt", prompt=PROMPT, max_tokens=4).model == NAME
-    assert client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=4).model == MODEL
+    for name in (MODEL, second):
+        assert client.completions.create(model=name, prompt=PROMPT, max_tokens=4).model == name
+    with pytest.raises(openai.NotFoundError, match=r"`gpt-5` does not exist.*`gpt`"):
+        client.completions.create(model="gpt-5", prompt=PROMPT)
     with pytest.raises(openai.AuthenticationError):
         gateway.client(elsewhere.key).models.list()
     assert world.owned(gateway.namespace, ELSEWHERE) == []

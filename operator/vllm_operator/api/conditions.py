@@ -247,7 +247,10 @@ REASONS: dict[Reason, tuple[str, str]] = {
         "The gateway takes requests for it by namespace/name; a served name is another model's, which is older.",
         "Choose another in servedModelNames, or give both models route.weight to share it.",
     ),
-    Reason.ROUTE_DISABLED: ("route.enabled is false.", "Nothing: the model is reached by its Service."),
+    Reason.ROUTE_DISABLED: (
+        "route.enabled is false: neither a route nor the gateway for all models leads to it.",
+        "Nothing: the model is reached by its Service.",
+    ),
     Reason.NO_GATEWAY: (
         "Neither route.parentRefs nor a default gateway of the operator is set.",
         "Nothing if the Service is enough; else set one.",

@@ -775,11 +775,12 @@ class Route(Model):
     """How the model is reached through a gateway (an HTTPRoute of Gateway API v1)."""
 
     enabled: bool | None = None
-    """False: no route; the model is reached by its Service only. Default: true."""
+    """False: neither a route nor the gateway for all models; the model is reached by its Service only. Default: true."""
     parent_refs: Annotated[list[ParentRef], Field(min_length=1, max_length=8, json_schema_extra=LIST_ATOMIC)] | None = (
         None
     )
-    """Gateways that the route attaches to. Default: the operator's default gateway."""
+    """Gateways that the route attaches to. Default: the operator's default gateway, but none where the gateway for all models serves
+    it."""
     hostnames: (
         Annotated[
             list[

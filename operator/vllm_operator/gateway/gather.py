@@ -171,6 +171,9 @@ def read_model(
         balance=route.get("balance") or "leastRequest",
         fallback=Key(key.namespace, route["fallback"]) if route.get("fallback") else None,
         external=external,
+        clamp_max_tokens=bool(route.get("clampMaxTokens")),
+        # Where it is not known whether the model takes tools they are passed on.
+        drop_tools=bool(route.get("dropUnsupportedTools")) and (status.get("capabilities") or {}).get("tools") is False,
     )
 
 
