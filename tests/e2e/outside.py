@@ -55,7 +55,7 @@ class Outside:
                 "-m",
                 "vllm.entrypoints.openai.api_server",
             ),
-            *("--model", str(model_path()), "--served-model-name", NAME, "--max-model-len", "1024", "--enforce-eager"),
+            *("--model", str(model_path()), "--served-model-name", NAME, "--max-model-len", "256", "--enforce-eager"),
             *("--host", self.address, "--port", str(self.port), "--shutdown-timeout", "5"),
             *("--ssl-certfile", str(self.folder / "server.crt"), "--ssl-keyfile", str(self.folder / "server.key")),
             *options,

@@ -94,7 +94,7 @@ def test_it_is_asked_like_any_other(world: World, gateway: Gateway, elsewhere: O
     client = gateway.client()
     assert {each.id for each in client.models.list()} == {MODEL, second, "gpt"}
     found = client.models.retrieve("gpt")
-    assert (found.model_extra or {})["max_model_len"] == 1024
+    assert (found.model_extra or {})["max_model_len"] == 256
     assert (found.model_extra or {})["ready"] is True
     for name in ("gpt", f"{gateway.namespace}/{ELSEWHERE}"):
         answer = client.chat.completions.create(
@@ -117,7 +117,7 @@ def test_it_is_asked_like_any_other(world: World, gateway: Gateway, elsewhere: O
     assert world.owned(gateway.namespace, ELSEWHERE) == []
     said = status(world, gateway)
     assert said["external"]["models"] == [NAME]
-    assert (said["maxModelLen"], said["capabilities"]) == (1024, {"tools": False}), "it was started without a parser"
+    assert (said["maxModelLen"], said["capabilities"]) == (256, {"tools": False}), "it was started without a parser"
     shown = world.cluster.kubectl("-n", gateway.namespace, "get", "vllmmodel", ELSEWHERE)
     assert "external" in shown
 
