@@ -78,7 +78,7 @@ def test_json(kubectl: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_was_rejected_is_trouble(kubectl: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (kubectl / "status").write_text(json.dumps({**STATUS, "rejected": ["RouteConfiguration models"]}))
     assert main(["gateway"]) == 1
-    assert "rejected by Envoy: RouteConfiguration models" in capsys.readouterr().out
+    assert "rejected: RouteConfiguration models" in capsys.readouterr().out
 
 
 def test_a_pod_that_does_not_answer_hides_no_other(kubectl: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,8 +15,9 @@ from tests.gateway.envoy import Gateway, Pod, error, gateway, serve, served_by
 from tests.gateway.states import ALICE, BOB, TEAM_A, model, state
 from vllm_operator.api.endpoint import Server
 from vllm_operator.api.names import Key
-from vllm_operator.gateway.state import ApiKey, External
-from vllm_operator.gateway.status import describe_status
+from vllm_operator.gateway.render import CLUSTER, render
+from vllm_operator.gateway.state import ApiKey, Endpoint, External
+from vllm_operator.gateway.status import describe_rejected, describe_status
 
 pytestmark = pytest.mark.cluster  # Envoy is installed as the cluster's programs are.
 
@@ -555,6 +556,62 @@ async def test_a_server_outside_must_be_who_it_says(tmp_path: Path) -> None:
             assert served_by(await found.ask({"model": "a"})) == "far"
 
 
+async def test_a_model_that_cannot_be_told_or_is_refused_concerns_no_other(tmp_path: Path) -> None:
+    broken = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+    async with serve("a", "b") as (a, b):
+        good = model("good", a.endpoint, served_model_names=("alpha",))
+        untold = [
+            model("nowhere", Endpoint("evil.example.com", 80)),
+            model("key", b.endpoint, upstream_key="line\nbreak"),
+        ]
+        refused = model("ca", b.endpoint, external=External(server=Server("models.example.com"), ca=broken))
+        async with gateway(tmp_path, state(*untold, keys=())) as found:
+
+            async def rejected(now: Any) -> dict[str, Any]:
+                async with httpx.AsyncClient() as client:
+                    answer = await client.get(f"{found.admin}/clusters", params={"format": "json"})
+                return describe_rejected(
+                    found.server.rejections(),
+                    render(now).problems,
+                    published=found.server.published[CLUSTER],
+                    used=[each["name"] for each in answer.json()["cluster_statuses"]],
+                )
+
+            async def told_of(name: str, before: int) -> Any:
+                """The first answer by the routes that have just been published, which Envoy takes a moment later."""
+                async with asyncio.timeout(5):
+                    while (answer := await found.ask({"model": name})).status_code == before:
+                        await asyncio.sleep(0.01)
+                return answer
+
+            now = state(*untold, good, refused, keys=())
+            await found.publish(now)
+            assert served_by(await told_of("alpha", 404)) == "a"
+            said = await rejected(now)
+            assert said["all"] is None
+            assert set(said["models"]) == {"models/nowhere", "models/key", "models/ca"}
+            assert said["models"]["models/ca"] == "Envoy has not taken it"
+            for each in untold:
+                answer = await found.ask({"model": each.key.name})
+                assert answer.status_code == 503
+                reason = said["models"][str(each.key)]
+                assert error(answer)["message"] == f"The model `{each.key.name}` does not answer now: {reason}"
+            assert (await found.ask({"model": "ca"})).status_code == 503
+            # What comes after it is told as ever, and is there as soon as it is said to be.
+            now = state(*untold, good, refused, model("late", b.endpoint), keys=())
+            await found.publish(now)
+            assert served_by(await told_of("late", 404)) == "b"
+            assert set((await rejected(now))["models"]) == {"models/nowhere", "models/key", "models/ca"}
+            assert b.requests[-1]["headers"].get("Authorization") is None
+            # Put right.
+            now = state(good, *(model(name, b.endpoint) for name in ("nowhere", "key", "ca", "late")), keys=())
+            await found.publish(now)
+            assert served_by(await told_of("nowhere", 503)) == "b"
+            for name in ("nowhere", "key", "ca", "late"):
+                assert served_by(await found.ask({"model": name})) == "b"
+            assert await rejected(now) == {"all": None, "models": {}}
+
+
 async def test_servers_outside_without_tls_and_beside_pods(tmp_path: Path) -> None:
     async with serve("far", "near") as (far, near):
         outside = External(
@@ -697,7 +754,7 @@ async def test_what_people_are_shown_of_it(tmp_path: Path) -> None:
             async def status() -> dict[str, Any]:
                 async with httpx.AsyncClient() as client:
                     answer = await client.get(f"{found.admin}/clusters", params={"format": "json"})
-                return describe_status(shown, answer.json()["cluster_statuses"], found.server.rejections())
+                return describe_status(shown, answer.json()["cluster_statuses"], found.server.rejections(), {})
 
             said = await status()
             assert [each["healthy"] for each in said["models"][0]["pods"]] == [True, True]

@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from tests.gateway.states import ALICE, BOB, TEAM_A, TEAM_B, model, state
 from vllm_operator.api.endpoint import Server
 from vllm_operator.api.names import Key
 from vllm_operator.gateway.render import CLUSTER, ENDPOINTS, EXTENSION, ROUTES, SECRET, describe, render
-from vllm_operator.gateway.state import ApiKey, Endpoint, External
+from vllm_operator.gateway.state import ApiKey, Endpoint, External, GatewayModel
 
 POD, OTHER = Endpoint("10.0.0.1", 8000), Endpoint("10.0.0.2", 8000)
 
@@ -51,10 +52,47 @@ def test_a_model_without_pods_has_no_endpoints() -> None:
     assert found.by_type[ENDPOINTS]["model/models/qwen"]["endpoints"] == []
 
 
+def left_out(bad: GatewayModel) -> str:
+    """Why a model is left out of what Envoy is told of models; it answers 503 with that, and all the rest is as without it."""
+    good = model("good", POD, upstream_key="up-secret", callers=frozenset({TEAM_A}))
+    alone, found = render(state(good)), render(state(good, bad))
+    for kind in (CLUSTER, ENDPOINTS, SECRET):
+        assert found.by_type[kind] == alone.by_type[kind]
+    (text,) = found.problems.values()
+    assert found.problems == {bad.key: text}
+    assert alone.problems == {}
+    by_name = {route["name"]: route for route in found.by_type[ROUTES]["models"]["virtual_hosts"][0]["routes"]}
+    asked = {name.rpartition("/")[2]: route for name, route in by_name.items() if name.startswith("ask/")}
+    assert asked[bad.key.name]["direct_response"]["status"] == 503
+    assert message(asked[bad.key.name]).endswith(f"does not answer now: {text}".replace("%", "%%"))
+    assert by_name[f"show/{bad.key.name}"]["direct_response"]["body_format"]["json_format"]["ready"] is False
+    assert asked["good"]["route"]["cluster"] == "model/models/good"
+    return text
+
+
 @pytest.mark.parametrize("endpoint", [Endpoint("evil.example.com", 80), Endpoint("10.0.0.1", 0), Endpoint("", 80)])
 def test_what_is_no_address_is_refused(endpoint: Endpoint) -> None:
-    with pytest.raises(ValueError, match="is no address of a pod"):
-        render(state(model("qwen", endpoint)))
+    assert left_out(model("qwen", endpoint)).endswith("is no address of a pod")
+
+
+@pytest.mark.parametrize("key", ["line\nbreak", "caf\u00e9", "nul\0"])
+def test_a_key_that_no_header_takes_is_refused_and_not_shown(key: str) -> None:
+    text = left_out(model("qwen", POD, upstream_key=key))
+    assert "the key that its vLLM asks for" in text
+    assert key not in text
+
+
+def test_a_model_that_cannot_be_told_keeps_its_names_and_has_its_fallback() -> None:
+    bad = Endpoint("evil.example.com", 80)
+    older = model("older", bad, served_model_names=("chat",), created="1", fallback=Key("models", "good"))
+    younger = model("younger", POD, served_model_names=("chat",), created="2")
+    found = routes(older, younger, model("good", POD))
+    assert found["ask/chat"]["route"]["cluster"] == "model/models/good"
+    assert found["ask/models/younger"]["route"]["cluster"] == "model/models/younger"
+    # Nor does it stand in for anybody.
+    waiting = model("waiting", waiting="Starting", fallback=Key("models", "older"))
+    alone = replace(older, fallback=None)
+    assert message(routes(alone, waiting)["ask/models/waiting"]).endswith("Starting")
 
 
 def test_servers_outside() -> None:

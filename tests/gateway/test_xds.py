@@ -10,7 +10,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from tests.gateway.states import ALICE, TEAM_A, model, state
 from vllm_operator.gateway import xds
-from vllm_operator.gateway.render import render
+from vllm_operator.gateway.render import CLUSTER, render
 from vllm_operator.gateway.state import ApiKey, Endpoint
 
 POD = Endpoint("10.0.0.1", 8000)
@@ -215,6 +215,29 @@ async def test_a_refusal_is_noted_and_asked_again_slowly(server: xds.XdsServer, 
     await asyncio.sleep(0.05)
     assert server.rejections() == []
     held.cancel()
+
+
+async def test_a_cluster_that_is_refused_delays_no_route(
+    server: xds.XdsServer, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Envoy takes those that are right and asks again with the version that it had."""
+    await server.publish(render(state(model("a", POD))))
+    _, clusters = await ask(client, "clusters")
+    _, routes = await ask(client, "routes", "models")
+    monkeypatch.setattr(xds, "TAKEN_WITHIN", 60.0)
+    publishing = asyncio.create_task(server.publish(render(state(model("a", POD, weight=1), model("b", POD)))))
+    had = clusters["version_info"]
+    assert names((await ask(client, "clusters", has=had))[1]) == ["model/models/a", "model/models/b"]
+    again = asyncio.create_task(ask(client, "clusters", has=had))
+    _, pods = await ask(client, "endpoints", "model/models/b")
+    having = asyncio.create_task(ask(client, "endpoints", "model/models/b", has=pods["version_info"]))
+    async with asyncio.timeout(10):
+        await publishing
+    (refused,) = server.rejections()
+    assert (refused.type, refused.names) == (CLUSTER, ())
+    assert (await ask(client, "routes", "models", has=routes["version_info"]))[0] == 200
+    for task in (again, having):
+        task.cancel()
 
 
 async def test_what_is_no_kind(client: Client) -> None:

@@ -25,6 +25,8 @@ ANNOTATION_REFERENCES = f"{GROUP}/references-hash"
 CONTAINER = "vllm"
 PORT = 8000
 PORT_NAME = "http"
+AGENT_PORT = 8081
+"""Of the agents in the gateway's pods."""
 
 
 @dataclass(frozen=True, order=True)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 from aiohttp import web
@@ -54,9 +55,9 @@ from vllm_operator.gateway.gather import (
     keep_slice,
     named_secrets,
 )
-from vllm_operator.gateway.render import render
+from vllm_operator.gateway.render import CLUSTER, render
 from vllm_operator.gateway.state import MEBIBYTE, GatewayState
-from vllm_operator.gateway.status import describe_status
+from vllm_operator.gateway.status import describe_rejected, describe_status
 from vllm_operator.gateway.xds import XdsServer
 from vllm_operator.serving.external import ExternalState, LookupFailed, look_up
 
@@ -113,7 +114,7 @@ def add_agent_arguments(parser: argparse.ArgumentParser, environment: Mapping[st
     """How the agent runs."""
     add = flag_adder(parser, environment)
     add("namespaces", "", "namespaces whose models are served, separated by commas; none: all", metavar="A,B")
-    paths = "/healthz, /readyz, /status, /metrics and /metrics/envoy"
+    paths = "/healthz, /readyz, /status, /rejected, /metrics and /metrics/envoy"
     add("http-address", "0.0.0.0:8081", f"where {paths} are served", metavar="HOST:PORT")
     add_external_argument(parser, environment)
     _add_shared_arguments(parser, environment)
@@ -181,7 +182,10 @@ class AgentMetrics:
         self.serving = gauge("models_serving", "Models that have a pod to be sent requests.")
         self.keys = gauge("keys", "Keys of callers.")
         self.problems = gauge("key_problems", "Keys in Secrets that cannot be one.")
-        self.rejected = gauge("rejected", "Resources that Envoy has not taken; it goes on with what it had.")
+        self.rejected = gauge(
+            "rejected",
+            "Resources that Envoy has not taken, going on with what it had, and models of which it could not be told.",
+        )
         self.names_taken = gauge("names_taken", "Served names that a model wants and an older one has.")
         self.publish = Histogram(
             "vllm_gateway_publish_seconds",
@@ -218,6 +222,7 @@ class GatewayAgent:
         self._told: GatewayState | None = None
         self._problems: tuple[str, ...] = ()
         self._taken_names: dict[Key, dict[str, Key]] = {}
+        self._untold: Mapping[Key, str] = {}
         self._telling_since: float | None = None
         self._envoy_ready = False
         self._health = HealthServer(
@@ -226,7 +231,11 @@ class GatewayAgent:
             ready=lambda: self._told is not None and self._envoy_ready,
             host=settings.host,
             port=settings.port,
-            more=[web.get("/metrics/envoy", self._envoy_metrics), web.get("/status", self._status)],
+            more=[
+                web.get("/metrics/envoy", self._envoy_metrics),
+                web.get("/status", self._status),
+                web.get("/rejected", self._rejected),
+            ],
         )
 
     def stop(self) -> None:
@@ -335,13 +344,17 @@ class GatewayAgent:
                     taken = ", ".join(f"{name} ({owner})" for name, owner in sorted(names.items()))
                     log.warning("%s: names that older models have: %s", key, taken)
             self._taken_names = dict(resources.names.taken)
+            for key, text in resources.problems.items():
+                if text != self._untold.get(key):
+                    log.error("%s: %s", key, text)
+            self._untold = resources.problems
             await self._server.publish(resources)
             self._told, self._telling_since = found.state, None
             self._metrics.publish.observe(time.monotonic() - began)
             self._note(found.state)
 
     def _note(self, state: GatewayState) -> None:
-        serving = [model for model in state.models if model.waiting is None]
+        serving = [model for model in state.models if model.waiting is None and model.key not in self._untold]
         self._metrics.models.set(len(state.models))
         self._metrics.serving.set(len(serving))
         self._metrics.keys.set(len(state.keys))
@@ -415,7 +428,7 @@ class GatewayAgent:
             except httpx.HTTPError:
                 self._envoy_ready = False
             rejected = self._server.rejections()
-            self._metrics.rejected.set(len(rejected))
+            self._metrics.rejected.set(len(rejected) + len(self._untold))
             now = {(each.type, each.names, each.version) for each in rejected}
             for kind, names, _ in sorted(now - shown):
                 log.error(
@@ -461,14 +474,31 @@ class GatewayAgent:
 
     async def _status(self, _: web.Request) -> web.Response:
         """What Envoy was told, how it finds the pods, and what it has not taken: for `kubectl vllm gateway`."""
+        state = self._told or GatewayState()
+        document = describe_status(state, await self._clusters() or [], self._server.rejections(), self._untold)
+        return web.json_response({"version": __version__, **document, "problems": list(self._problems)})
+
+    async def _rejected(self, _: web.Request) -> web.Response:
+        """What is not as it was told to be, by model: for the operator, which shows it on the models."""
+        if self._told is None:
+            return web.Response(status=503, text="Envoy has been told nothing yet\n")
+        rejections = self._server.rejections()
+        clusters = await self._clusters() if any(each.type == CLUSTER for each in rejections) else []
+        document = describe_rejected(
+            rejections,
+            self._untold,
+            published=self._server.published[CLUSTER],
+            used=None if clusters is None else [each["name"] for each in clusters],
+        )
+        return web.json_response(document)
+
+    async def _clusters(self) -> list[dict[str, Any]] | None:
+        """The clusters that Envoy uses, as it shows them; None when it does not answer."""
         try:
             answer = await self._client.get(f"{self._admin}/clusters", params={"format": "json"})
-            clusters = answer.json().get("cluster_statuses") or []
+            return answer.json().get("cluster_statuses") or []
         except (httpx.HTTPError, ValueError):
-            clusters = []
-        state = self._told or GatewayState()
-        document = describe_status(state, clusters, self._server.rejections())
-        return web.json_response({"version": __version__, **document, "problems": list(self._problems)})
+            return None
 
     async def _drain(self) -> None:
         """Wait until no request is under way any more: Envoy, a sidecar, is ended by the kubelet after the agent.

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from vllm_operator.api.names import AGENT_PORT
 from vllm_operator.cli.kubectl import KubectlError, kubectl
 
 EXIT_WELL, EXIT_TROUBLE, EXIT_USAGE = 0, 1, 2
 SELECTOR = "app.kubernetes.io/part-of=vllm-operator"
-CONTAINER, PORT = "agent", 8081
+CONTAINER = "agent"
 
 _EPILOG = """examples:
   kubectl vllm gateway
@@ -82,7 +83,7 @@ def _ask_all(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             "pod": metadata["name"],
             "ready": conditions.get("Ready") == "True",
         }
-        path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}:{PORT}/proxy/status"
+        path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}:{AGENT_PORT}/proxy/status"
         try:
             said |= json.loads(kubectl("get", "--raw", path, context=arguments.context))
         except (KubectlError, ValueError) as error:
@@ -114,7 +115,7 @@ def describe(gateways: Sequence[dict[str, Any]]) -> list[str]:
         rows.append((key, ", ".join(model.names) or "-", f"{healthy}/{len(model.pods)}", state))
     lines += _table(rows) if models else ["no models"]
     problems = {
-        *(f"rejected by Envoy: {text}" for each in gateways for text in each.get("rejected", ())),
+        *(f"rejected: {text}" for each in gateways for text in each.get("rejected", ())),
         *(text for each in gateways for text in each.get("problems", ())),
         *(text for each in gateways for text in each.get("names_taken", ())),
     }

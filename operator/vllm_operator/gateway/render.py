@@ -7,7 +7,7 @@ sends decides anything.
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vllm_operator.api.names import Key
@@ -76,28 +76,53 @@ class Resources:
 
     by_type: Mapping[str, Mapping[str, JSONObject]]
     names: Names
+    problems: Mapping[Key, str] = field(default_factory=dict)
+    """Model → why the gateway cannot serve it. It answers 503 and keeps its names; nobody else is concerned."""
 
 
 def render(state: GatewayState) -> Resources:
     """All dynamic resources of a state."""
+    told: dict[str, dict[str, JSONObject]] = {CLUSTER: {}, ENDPOINTS: {}, SECRET: {}}
+    problems: dict[Key, str] = {}
+    models = []
+    for model in sorted(state.models, key=lambda model: model.key):
+        try:
+            resources = _build_model(model)
+        except ValueError as error:
+            problems[model.key] = f"the gateway cannot serve it: {error}"
+            models.append(replace(model, waiting=problems[model.key]))
+            continue
+        models.append(model)
+        for kind, resource in resources.items():
+            told[kind][cluster_name(model.key)] = resource
+    state = replace(state, models=tuple(models))
     names = decide_names(state.models)
-    models = sorted(state.models, key=lambda model: model.key)
-    by_type: dict[str, dict[str, JSONObject]] = {
-        CLUSTER: {
-            **{cluster_name(model.key): build_cluster(model) for model in models},
-            **{counter_name(key): build_counter(key) for key in _counted(state)},
-        },
-        ENDPOINTS: {cluster_name(model.key): build_endpoints(model) for model in models},
-        SECRET: {cluster_name(model.key): build_secret(model) for model in models if model.upstream_key is not None},
+    told[CLUSTER] |= {counter_name(key): build_counter(key) for key in _counted(state)}
+    by_type = {
+        **told,
         EXTENSION: {AUTHENTICATION: build_authentication(state), LIMITS: build_limits(state)},
         ROUTES: {ROUTE_CONFIGURATION: build_routes(state, names)},
     }
-    return Resources(by_type, names)
+    return Resources(by_type, names, problems)
+
+
+def _build_model(model: GatewayModel) -> dict[str, JSONObject]:
+    """What Envoy is told of one model, by type. Raises ValueError for what it must not be told."""
+    found = {CLUSTER: build_cluster(model), ENDPOINTS: build_endpoints(model)}
+    return found if model.upstream_key is None else {**found, SECRET: build_secret(model)}
+
+
+_OF_MODEL = "model/"
 
 
 def cluster_name(key: Key) -> str:
     """Name of a model's cluster, endpoints and secret."""
-    return f"model/{own_name(key)}"
+    return f"{_OF_MODEL}{own_name(key)}"
+
+
+def model_of(name: str) -> str:
+    """The model, as NAMESPACE/NAME, whose cluster, endpoints or secret have this name."""
+    return name.removeprefix(_OF_MODEL)
 
 
 def xds_source() -> JSONObject:
@@ -223,7 +248,7 @@ def build_endpoints(model: GatewayModel) -> JSONObject:
     """A model's pods. Raises ValueError for what is no address: it comes from the cluster, and a name would be looked up."""
     for endpoint in model.endpoints:
         if not _ADDRESS.fullmatch(endpoint.address) or not 0 < endpoint.port < 65536:
-            raise ValueError(f"{model.key}: {endpoint} is no address of a pod")
+            raise ValueError(f"{f'{endpoint.address}:{endpoint.port}'!r} is no address of a pod")
     return {
         "@type": ENDPOINTS,
         "cluster_name": cluster_name(model.key),
@@ -241,7 +266,10 @@ def build_endpoints(model: GatewayModel) -> JSONObject:
 
 
 def build_secret(model: GatewayModel) -> JSONObject:
-    """The key that a model's vLLM asks for."""
+    """The key that a model's vLLM asks for. Raises ValueError for what cannot stand in a header."""
+    key = model.upstream_key or ""
+    if not key.isascii() or not key.isprintable():
+        raise ValueError("the key that its vLLM asks for is no printable ASCII, so that no header takes it")
     return {
         "@type": SECRET,
         "name": cluster_name(model.key),

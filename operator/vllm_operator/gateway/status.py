@@ -1,10 +1,20 @@
-"""What a gateway does, for people. Pure."""
+"""What a gateway does, for people and for the operator. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from vllm_operator.api.names import Key
 from vllm_operator.gateway.naming import decide_names
-from vllm_operator.gateway.render import cluster_name
+from vllm_operator.gateway.render import (
+    AUTHENTICATION,
+    CLUSTER,
+    ENDPOINTS,
+    LIMITS,
+    ROUTE_CONFIGURATION,
+    SECRET,
+    cluster_name,
+    model_of,
+)
 from vllm_operator.gateway.state import GatewayState
 from vllm_operator.gateway.xds import Rejection
 
@@ -12,9 +22,14 @@ JSONObject = dict[str, Any]
 
 
 def describe_status(
-    state: GatewayState, clusters: Iterable[Mapping[str, Any]], rejections: Iterable[Rejection]
+    state: GatewayState,
+    clusters: Iterable[Mapping[str, Any]],
+    rejections: Iterable[Rejection],
+    problems: Mapping[Key, str],
 ) -> JSONObject:
-    """The state, how Envoy finds the pods (its /clusters), and what it has not taken. Without keys."""
+    """The state, how Envoy finds the pods (its /clusters), what it has not taken, and models of which it could not be told. Without
+    keys.
+    """
     names = decide_names(state.models)
     health = {str(each.get("name")): _health(each.get("host_statuses") or ()) for each in clusters}
     return {
@@ -27,7 +42,7 @@ def describe_status(
                     for name in model.served_model_names
                     if any(share.model is model for share in names.owners.get(name, ()))
                 ),
-                "waiting": model.waiting,
+                "waiting": problems.get(model.key, model.waiting),
                 "fallback": None if model.fallback is None else str(model.fallback),
                 "pods": [
                     {
@@ -44,10 +59,59 @@ def describe_status(
             for key, wanted in sorted(names.taken.items())
             for name, owner in sorted(wanted.items())
         ],
-        "rejected": sorted(
-            f"{each.type.rpartition('.')[2]} {', '.join(each.names) or 'of all models'}" for each in rejections
-        ),
+        "rejected": [
+            *sorted(
+                f"{each.type.rpartition('.')[2]} {', '.join(each.names) or 'of all models'}" for each in rejections
+            ),
+            *(f"{key}: {text}" for key, text in sorted(problems.items())),
+        ],
     }
+
+
+_WHAT = {
+    ENDPOINTS: "the addresses of its pods",
+    SECRET: "the key that its vLLM asks for",
+    ROUTE_CONFIGURATION: "the routes of all models",
+    AUTHENTICATION: "the callers' keys",
+    LIMITS: "the limits of keys",
+}
+"""What Envoy has not taken, in words: by type, or by name where it concerns all models."""
+
+
+def describe_rejected(
+    rejections: Iterable[Rejection],
+    problems: Mapping[Key, str],
+    *,
+    published: Iterable[str],
+    used: Iterable[str] | None,
+) -> JSONObject:
+    """What the gateway does not do as it was told: `all` is what concerns every model (None: nothing), `models` the rest by model.
+    Without keys.
+
+    Of clusters Envoy says that it has not taken them all, not which: those that are `published` and not among those that it has
+    (`used`; None: it does not answer).
+    """
+    everything: set[str] = set()
+    models = {str(key): {text} for key, text in problems.items()}
+    for each in rejections:
+        if each.type in (ENDPOINTS, SECRET):
+            for name in each.names:
+                models.setdefault(model_of(name), set()).add(_not_taken(_WHAT[each.type]))
+        elif each.type == CLUSTER and used is not None and (lacking := set(published) - set(used)):
+            for name in lacking:
+                models.setdefault(model_of(name), set()).add("Envoy has not taken it")
+        elif each.type == CLUSTER:
+            everything.add(_not_taken("the cluster of some model"))
+        else:
+            everything |= {_not_taken(_WHAT.get(name, name)) for name in each.names}
+    return {
+        "all": "; ".join(sorted(everything)) or None,
+        "models": {name: "; ".join(sorted(texts)) for name, texts in sorted(models.items())},
+    }
+
+
+def _not_taken(what: str) -> str:
+    return f"Envoy has not taken {what} and goes on with what it had"
 
 
 def _health(hosts: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], bool]:

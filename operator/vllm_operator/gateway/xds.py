@@ -134,11 +134,22 @@ class XdsServer:
         waiting = set(subjects)
         try:
             async with asyncio.timeout(TAKEN_WITHIN):
-                while waiting := {each for each in waiting if self._taken.get(each) != self._version(*each)}:
+                while waiting := {each for each in waiting if not self._is_settled(each)}:
                     self._heard.clear()
                     await self._heard.wait()
         except TimeoutError:
             log.debug("nobody has taken the configuration within %g s", TAKEN_WITHIN)
+
+    def _is_settled(self, subject: _Subject) -> bool:
+        """Whether Envoy has what is published. Of clusters it takes those that are right: when it has refused some there is nothing
+        more to wait for, and one bad model delays no other.
+        """
+        version = self._version(*subject)
+        if self._taken.get(subject) == version:
+            return True
+        return subject[0] == CLUSTER and any(
+            each.type == CLUSTER and each.version == version for each in self._rejected.values()
+        )
 
     async def _wait_warm(self) -> None:
         """Wait until Envoy uses what it has taken: a route to a cluster that it does not use yet is an error to callers."""
