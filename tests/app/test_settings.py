@@ -9,6 +9,7 @@ import pytest
 
 from vllm_operator.app.main import main
 from vllm_operator.app.settings import PREFIX, Settings, SettingsError, add_arguments, read_settings
+from vllm_operator.reconcile.gateway_watch import GatewayPods
 from vllm_operator.workload.peers import read_peers
 from vllm_operator.workload.settings import BuildSettings, GatewayRef
 
@@ -16,7 +17,7 @@ FLAGS = [
     "namespaces", "workers", "http-address", "leader-election", "lease-name", "lease-namespace", "identity",
     "default-gateway", "vllm-version", "image-nvidia", "image-amd", "image-intel", "image-cpu", "default-accelerator",
     "vllm-run-as-user", "hub-endpoint", "gpu-pools", "inspect-image", "gateway-url", "external-networks",
-    "model-network-policy-from", "probe-interval", "resync-interval",
+    "gateway-pods", "model-network-policy-from", "probe-interval", "resync-interval",
     "reference-interval", "yield-after", "cluster-domain",
     "log-format", "log-level",
 ]  # fmt: skip
@@ -39,6 +40,7 @@ def test_defaults() -> None:
     assert settings.workers == 16
     assert (settings.http_host, settings.http_port) == ("0.0.0.0", 8080)
     assert settings.leader_election
+    assert settings.gateway_pods is None
     assert settings.build == BuildSettings(image_templates=dict(BuildSettings().image_templates))
     assert settings.identity
 
@@ -65,6 +67,12 @@ CHANGES: list[tuple[str, str, Any]] = [
     ("external-networks", "10.1.0.0/16, fd00::/8", (ip_network("10.1.0.0/16"), ip_network("fd00::/8"))),
     ("build.model-network-policy-from", '[{"podSelector":{}}]', read_peers('[{"podSelector":{}}]')),
     ("build.model-network-policy-from", "[]", ()),
+    ("gateway-pods", "ns/a=b", GatewayPods("ns", {"a": "b"})),
+    (
+        "gateway-pods",
+        "ns/app.kubernetes.io/name=x,app.kubernetes.io/instance=y",
+        GatewayPods("ns", {"app.kubernetes.io/name": "x", "app.kubernetes.io/instance": "y"}),
+    ),
     ("leader-election", "false", False),
     ("http-port", "[::1]:9000", 9000),
 ]
@@ -132,6 +140,10 @@ WRONG: list[tuple[str, str, str]] = [
     ("default-gateway", "gateway", "NAMESPACE/NAME"),
     ("default-gateway", "a//b", "NAMESPACE/NAME"),
     ("default-gateway", "a/b/c/d", "NAMESPACE/NAME"),
+    ("gateway-pods", "ns", "NAMESPACE/LABEL=VALUE"),
+    ("gateway-pods", "/a=b", "NAMESPACE/LABEL=VALUE"),
+    ("gateway-pods", "ns/a", "NAMESPACE/LABEL=VALUE"),
+    ("gateway-pods", "ns/a=b,", "NAMESPACE/LABEL=VALUE"),
     ("vllm-version", "latest", "a release"),
     ("vllm-version", "v0.32.0", "a release"),
     ("image-nvidia", " ", "must not be empty"),

@@ -7,6 +7,7 @@ import re
 import secrets
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 
 import httpx
@@ -262,3 +263,19 @@ def test_keys_are_shown_nowhere(world: World, gateway: Gateway) -> None:
         everything += world.cluster.kubectl("-n", gateway.namespace, "get", kind, "-o", "json")
     for key in (gateway.key, engine_key, wrong):
         assert key not in everything
+
+
+def test_a_model_says_that_no_pod_of_the_gateway_is_ready(world: World, gateway: Gateway, measured: Measured) -> None:
+    name, path = f"deployment/{world.operator.release}-gateway", "jsonpath={.spec.replicas}"
+    replicas = world.cluster.kubectl("-n", world.operator.namespace, "get", name, "-o", path)
+    world.cluster.kubectl("-n", world.operator.namespace, "scale", name, "--replicas=0")
+    try:
+        began = time.monotonic()
+        world.wait_condition(gateway.namespace, MODEL, "RouteReady", "False", "GatewayNotReady", seconds=120)
+        world.wait_condition(gateway.namespace, MODEL, "Ready", "False", "GatewayNotReady", seconds=10)
+        measured(f"said {time.monotonic() - began:.1f} s after the gateway was scaled to nothing")
+    finally:
+        world.cluster.kubectl("-n", world.operator.namespace, "scale", name, f"--replicas={replicas}")
+        world.operator.gateway_url()
+    world.wait_condition(gateway.namespace, MODEL, "RouteReady", "True", "ByGateway", seconds=60)
+    world.wait_condition(gateway.namespace, MODEL, "Ready", "True", seconds=60)

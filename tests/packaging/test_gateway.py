@@ -29,6 +29,8 @@ from .test_chart import VARIANTS
 
 ON: dict[str, Any] = {"gateway": {"enabled": True}}
 EVERYTHING = VARIANTS["gateway, everything on"]
+HOSTILE = {"app.kubernetes.io/name": "other", "app.kubernetes.io/instance": "other"}
+"""Labels that would hide pods from what looks for them."""
 
 
 def _gateway(values: dict[str, Any] | None = None) -> list[KubernetesObject]:
@@ -45,7 +47,7 @@ def _with(**gateway: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ["default", "some namespaces", "everything on", "as little as possible", "long names"])
 def test_it_is_off_by_default_and_leaves_the_operators_objects_alone(name: str) -> None:
-    """But for the operator's variable and its rule for Secrets, which other tests look at."""
+    """But for the operator's variables, its rules and its way to the agents, which other tests look at."""
     values = VARIANTS[name]
     off = render(values)
     assert not of_the_gateway(off)
@@ -53,7 +55,7 @@ def test_it_is_off_by_default_and_leaves_the_operators_objects_alone(name: str) 
     on = {identity(thing): thing for thing in of_the_operator(render(values | more))}
     assert list(on) == [identity(thing) for thing in off]
     changed = {identity(thing)[0] for thing in off if on[identity(thing)] != thing}
-    assert changed <= {"Deployment", "ClusterRole", "Role"}
+    assert changed <= {"Deployment", "ClusterRole", "Role", "NetworkPolicy"}
 
 
 def _selectors(objects: list[KubernetesObject]) -> list[tuple[Any, dict[str, str]]]:
@@ -309,18 +311,38 @@ def test_network_policy() -> None:
     closed = only(_gateway(EVERYTHING), "NetworkPolicy")["spec"]
     requests, metrics = closed["ingress"]
     assert requests["from"] == EVERYTHING["gateway"]["networkPolicyFrom"]
-    assert metrics["from"] == EVERYTHING["networkPolicy"]["metricsFrom"]
+    operator = only(of_the_operator(render(EVERYTHING)), "Deployment")["spec"]["selector"]
+    assert metrics["from"] == [*EVERYTHING["networkPolicy"]["metricsFrom"], {"podSelector": operator}]
     assert closed["policyTypes"] == ["Ingress", "Egress"]
     assert {port["port"] for rule in closed["egress"] for port in rule["ports"]} == {53, 443, 6443, 8000, 16443}
+
+
+def test_the_operator_finds_the_gateways_pods_and_may_ask_their_agents() -> None:
+    assert "VLLM_OPERATOR_GATEWAY_PODS" not in environment(only(render(), "Deployment"))
+    objects = render(EVERYTHING | {"nameOverride": "a", "podLabels": HOSTILE}, release="some-release")
+    text = environment(only(of_the_operator(objects), "Deployment"))["VLLM_OPERATOR_GATEWAY_PODS"]
+    found = operator_module("app.settings")._gateway_pods(text)
+    assert found.namespace == NAMESPACE
+    chosen = [
+        each
+        for each in of_kind(objects, "Deployment")
+        if found.labels.items() <= each["spec"]["template"]["metadata"]["labels"].items()
+    ]
+    assert chosen == of_kind(of_the_gateway(objects), "Deployment")
+    (port,) = container(chosen[0], "agent")["ports"]
+    assert port["containerPort"] == operator_module("api.names").AGENT_PORT
+    # Where only some may talk to whom.
+    egress = only(of_the_operator(objects), "NetworkPolicy")["spec"]["egress"]
+    (rule,) = [each for each in egress if each.get("ports") == [{"port": port["containerPort"], "protocol": "TCP"}]]
+    assert rule["to"] == [{"podSelector": chosen[0]["spec"]["selector"]}]
+    without = only(render(VARIANTS["everything on"]), "NetworkPolicy")["spec"]["egress"]
+    assert len(without) == len(egress) - 1
 
 
 def _model_peers(objects: list[KubernetesObject]) -> list[dict[str, Any]] | None:
     """Who may reach the pods of models, as the operator is told."""
     text = environment(only(of_the_operator(objects), "Deployment")).get("VLLM_OPERATOR_MODEL_NETWORK_POLICY_FROM")
     return None if text is None else json.loads(text)
-
-
-HOSTILE = {"app.kubernetes.io/name": "other", "app.kubernetes.io/instance": "other"}
 
 
 @pytest.mark.parametrize(

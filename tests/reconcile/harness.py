@@ -21,6 +21,7 @@ from vllm_operator.hub.hugging_face import HubFacts
 from vllm_operator.hub.library import HubSource, Library
 from vllm_operator.reconcile.engine import Engine
 from vllm_operator.reconcile.events import EventRecorder
+from vllm_operator.reconcile.gateway_watch import Opinion
 from vllm_operator.reconcile.inspector import Inspector
 from vllm_operator.reconcile.nodes import Nodes
 from vllm_operator.reconcile.queue import WorkQueue
@@ -71,6 +72,7 @@ class Operator:
         workers: int = 4,
         library: Callable[[Callable[[Key], None]], Library] | None = None,
         asks_hub: bool = True,
+        gateway: Callable[[Key], Opinion] | None = None,
     ) -> None:
         settings = settings or BuildSettings(default_gateway=GATEWAY)
         self.nodes = Nodes(cluster, clock=lambda: asyncio.get_running_loop().time())
@@ -97,6 +99,7 @@ class Operator:
             timings=timings or Timings(),
             jitter=lambda: 0.5,
             wake=self.queue.add,
+            gateway=gateway,
         )
         self.engine = Engine(
             self.reconciler, self.queue, workers=workers, observer=lambda result, _: self.results.append(result)

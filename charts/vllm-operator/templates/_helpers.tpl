@@ -112,6 +112,15 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 {{- end -}}
 
+{{/* How the operator finds the gateway's pods. */}}
+{{- define "vllm-operator.gatewayPods" -}}
+{{- $labels := list -}}
+{{- range $label, $value := include "vllm-operator.gatewaySelectorLabels" . | fromYaml -}}
+{{- $labels = append $labels (printf "%s=%v" $label $value) -}}
+{{- end -}}
+{{- printf "%s/%s" .Release.Namespace (join "," $labels) -}}
+{{- end -}}
+
 {{/* Who may reach the pods of models, as JSON: the pods of the gateway and of the operator, and whom the values name. */}}
 {{- define "vllm-operator.modelPeers" -}}
 {{- $namespace := dict "matchLabels" (dict "kubernetes.io/metadata.name" .Release.Namespace) -}}

@@ -83,6 +83,8 @@ class Reason(StrEnum):
     ROUTE_ACCEPTED = "RouteAccepted"
     BY_GATEWAY = "ByGateway"
     NAME_TAKEN = "NameTaken"
+    GATEWAY_NOT_READY = "GatewayNotReady"
+    REJECTED_BY_GATEWAY = "RejectedByGateway"
     ROUTE_DISABLED = "RouteDisabled"
     NO_GATEWAY = "NoGateway"
     GATEWAY_API_NOT_INSTALLED = "GatewayAPINotInstalled"
@@ -246,6 +248,15 @@ REASONS: dict[Reason, tuple[str, str]] = {
     Reason.NAME_TAKEN: (
         "The gateway takes requests for it by namespace/name; a served name is another model's, which is older.",
         "Choose another in servedModelNames, or give both models route.weight to share it.",
+    ),
+    Reason.GATEWAY_NOT_READY: (
+        "No pod of the gateway for all models is ready, so that nobody takes requests.",
+        "Look at the gateway's pods: `kubectl get pods` in the operator's namespace, and their log.",
+    ),
+    Reason.REJECTED_BY_GATEWAY: (
+        "A pod of the gateway for all models could not take what it was told of this model, or of all; the message says what.",
+        "Correct what the message names; where it names nothing of yours, it is a bug: please report it with the log of the "
+        "gateway's pods.",
     ),
     Reason.ROUTE_DISABLED: (
         "route.enabled is false: neither a route nor the gateway for all models leads to it.",

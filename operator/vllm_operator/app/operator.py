@@ -25,6 +25,7 @@ from vllm_operator.cluster.kubernetes import KubernetesCluster
 from vllm_operator.hub.library import Library, hub_reader
 from vllm_operator.reconcile.engine import Engine
 from vllm_operator.reconcile.events import EventRecorder
+from vllm_operator.reconcile.gateway_watch import GatewayWatch
 from vllm_operator.reconcile.inspector import Inspector
 from vllm_operator.reconcile.lease import LeaderElection
 from vllm_operator.reconcile.nodes import Nodes
@@ -65,6 +66,7 @@ class Operator:
         self._reconciler: Reconciler | None = None
         self._engine: Engine | None = None
         self._nodes: Nodes | None = None
+        self._gateway: GatewayWatch | None = None
         self._metrics = Metrics(self._states, lambda: len(self._queue), self._sizing_errors)
         self._health = HealthServer(
             self._metrics.registry,
@@ -105,6 +107,10 @@ class Operator:
                 read_log=lambda pod: cluster.read_log(pod, CONTAINER, most=LOG_BYTES),
             )
             external = ExternalProber(self._wake, clock=utc_now, networks=settings.external_networks)
+            if settings.build.gateway_url and settings.gateway_pods is not None:
+                self._gateway = GatewayWatch(
+                    cluster, client, settings.gateway_pods, models=self._states, wake=self._wake
+                )
             recorder = EventRecorder(cluster, utc_now, instance=settings.identity)
             self._reconciler = Reconciler(
                 cluster,
@@ -123,6 +129,7 @@ class Operator:
                 timings=settings.timings,
                 on_write=self._metrics.observe_write,
                 wake=self._wake,
+                gateway=None if self._gateway is None else self._gateway.opinion,
             )
             self._engine = Engine(
                 self._reconciler, self._queue, workers=settings.workers, observer=self._metrics.observe_pass
@@ -230,20 +237,21 @@ class Operator:
             await election.acquire()
         self._metrics.leader.set(1)
         self._engine.start()
-        listing = asyncio.create_task(self._list_for_ever(cluster), name="list")
-        holding = asyncio.create_task(
-            election.hold() if self._settings.leader_election else self._stop.wait(), name="hold"
-        )
+        tasks = {
+            asyncio.create_task(self._list_for_ever(cluster), name="list"),
+            asyncio.create_task(election.hold() if self._settings.leader_election else self._stop.wait(), name="hold"),
+        }
+        if self._gateway is not None:
+            tasks.add(asyncio.create_task(self._gateway.run(), name="gateway"))
         try:
-            await asyncio.wait({listing, holding}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (listing, holding):
-                if task.done():
-                    task.result()  # Listing only ends by a bug, which must not go unseen.
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # All but holding only end by a bug, which must not go unseen.
         finally:
             self._metrics.leader.set(0)
-            listing.cancel()
-            holding.cancel()
-            await asyncio.gather(listing, holding, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _list_for_ever(self, cluster: KubernetesCluster) -> None:
         """Want every model at the start, and again from time to time: watches can lose events."""

@@ -11,6 +11,7 @@ from vllm_operator.api.endpoint import Network, read_networks
 from vllm_operator.api.names import Key
 from vllm_operator.engine.images import parse_version
 from vllm_operator.hub.hugging_face import DEFAULT_ENDPOINT
+from vllm_operator.reconcile.gateway_watch import GatewayPods
 from vllm_operator.reconcile.reconciler import Timings
 from vllm_operator.sizing.plan import AcceleratorKind
 from vllm_operator.sizing.pools import GpuPool, declared_pools
@@ -46,6 +47,8 @@ class Settings:
     """Networks where external models may be, besides the Internet."""
     inspect_image: str
     """Image of the Jobs that read models in volumes; empty: the operator's own."""
+    gateway_pods: GatewayPods | None
+    """Pods of the gateway for all models; None: nobody looks at them."""
     own_pod: Key | None
     """The operator's own pod; None outside a cluster."""
     log_format: str
@@ -100,6 +103,12 @@ def add_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str
     add("inspect-image", "", "image of the Jobs that read models in volumes; none: the operator's own", metavar="IMAGE")
     add_external_argument(parser, environment)
     add("gateway-url", "", "URL of the gateway for all models, told to users; none: there is none", metavar="URL")
+    add(
+        "gateway-pods",
+        "",
+        "pods of this gateway, whose state is shown on the models; none: they are not looked at",
+        metavar="NAMESPACE/LABEL=VALUE,LABEL=VALUE",
+    )
     add(
         "model-network-policy-from",
         "",
@@ -213,6 +222,7 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
         identity=_text("--identity", arguments.identity),
         probe_interval=_number("--probe-interval", arguments.probe_interval, least=0.5, most=4),
         inspect_image=arguments.inspect_image.strip(),
+        gateway_pods=_gateway_pods(arguments.gateway_pods),
         own_pod=_own_pod(os.environ),
         hub_endpoint=_endpoint("--hub-endpoint", arguments.hub_endpoint),
         external_networks=read_external_networks(arguments.external_networks),
@@ -330,6 +340,18 @@ def _peers(flag: str, text: str) -> tuple[NetworkPolicyPeer, ...]:
         return read_peers(text) if text.strip() else ()
     except ValueError as error:
         raise SettingsError(f"{flag}: {error}") from error
+
+
+def _gateway_pods(text: str) -> GatewayPods | None:
+    if not text.strip():
+        return None
+    namespace, _, labels = text.strip().partition("/")
+    pairs = [label.partition("=") for label in labels.split(",")]
+    if not namespace or not all(name and value for name, _, value in pairs):
+        raise SettingsError(
+            f"--gateway-pods is {text!r}; write NAMESPACE/LABEL=VALUE or NAMESPACE/LABEL=VALUE,LABEL=VALUE"
+        )
+    return GatewayPods(namespace, {name: value for name, _, value in pairs})
 
 
 def _gateway(text: str) -> GatewayRef | None:

@@ -137,6 +137,12 @@ OWN_NAMESPACE_RULES: tuple[Rule, ...] = (
         verbs=("get",),
         reason="Finds its own image, which the Jobs that read models in volumes run.",
     ),
+    Rule(
+        group="",
+        resources=("pods",),
+        verbs=("list",),
+        reason="Knows whether pods of the gateway are ready, and asks them what Envoy has not taken: models say so.",
+    ),
 )
 """Rules for the operator's own namespace."""
 

@@ -41,6 +41,7 @@ from vllm_operator.reconcile import revisions as revs
 from vllm_operator.reconcile.drift import covers
 from vllm_operator.reconcile.events import EventRecorder
 from vllm_operator.reconcile.external import build_target, external_fields, external_references
+from vllm_operator.reconcile.gateway_watch import Opinion, Trouble, said_before
 from vllm_operator.reconcile.observe import (
     ANNOTATION_TEMPLATE,
     Observation,
@@ -168,6 +169,7 @@ class Reconciler:
         jitter: Callable[[], float] = random.random,
         on_write: Callable[[str, str], None] = lambda verb, kind: None,
         wake: Callable[[Key], None] = lambda key: None,
+        gateway: Callable[[Key], Opinion] | None = None,
     ) -> None:
         self._cluster = cluster
         self._prober = prober
@@ -180,6 +182,7 @@ class Reconciler:
         self._jitter = jitter
         self._on_write = on_write
         self._wake = wake
+        self._gateway_opinion = gateway or (lambda key: "well")
         self._served = ServedNames()
         self._futile: dict[tuple[str, str], tuple[str, str]] = {}
         self._gateways: dict[Key, set[Key]] = {}
@@ -708,7 +711,7 @@ class Reconciler:
                     True, Reason.ROUTE_DISABLED, f"route.enabled is false; in the cluster: {inside}"
                 ), inside
             if shared := self._settings.gateway_url:
-                return self._at_gateway(key), shared
+                return self._at_gateway(key, loaded.model.get("status") or {}), shared
             message = f"neither route.parentRefs nor a default gateway is set; in the cluster: {inside}"
             return RouteObservation(True, Reason.NO_GATEWAY, message), inside
         if not loaded.gateway_api:
@@ -739,8 +742,12 @@ class Reconciler:
         for other in self._served.note(loaded.key, created=created, names=names, weight=weight):
             self._wake(other)
 
-    def _at_gateway(self, key: Key) -> RouteObservation:
-        """What the gateway for all models does for this one."""
+    def _at_gateway(self, key: Key, previous: Mapping[str, Any]) -> RouteObservation:
+        """What the gateway for all models does for this one. `previous`: the status as it is."""
+        opinion = self._gateway_opinion(key)
+        trouble = said_before(previous) if opinion == "unknown" else opinion
+        if isinstance(trouble, Trouble):
+            return RouteObservation(False, trouble.reason, trouble.message)
         where = f'requests to {self._settings.gateway_url} with "model": "{key}"'
         taken = self._served.taken(key)
         if not taken:
