@@ -18,7 +18,7 @@ class ConditionType(StrEnum):
     SERVING = "Serving"
     """The operator's own probe got 200 from /health, and /v1/models lists every served name."""
     ROUTE_READY = "RouteReady"
-    """The gateway has accepted the route."""
+    """The gateway has accepted the route; behind the gateway for all models: it takes requests for the model."""
     READY = "Ready"
     """A request sent through the route would be answered now."""
     RECONCILING = "Reconciling"
