@@ -63,6 +63,10 @@ format: venv ## Format the code.
 bench: venv ## Benchmarks on the local control plane, as JSON lines (kept in docs/benchmarks.md).
 	@$(BIN)/python -m tests.bench
 
+.PHONY: soak
+soak: venv ## 200 requests a second at the gateway while everything behind it changes; MINUTES and RATE change how long and how many.
+	@$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) --rate $(or $(RATE),200)
+
 .PHONY: cluster-up
 cluster-up: venv ## Start the local cluster (real control plane, simulated GPU nodes, one real node, gateway).
 	@$(BIN)/python -m tests.cluster up
