@@ -16,7 +16,7 @@ from vllm_operator.cluster.base import Object
 from vllm_operator.cluster.reflector import Reflector
 from vllm_operator.gateway import xds
 from vllm_operator.gateway.gather import keep_model, keep_slice
-from vllm_operator.gateway.render import CLUSTER, ENDPOINTS, ROUTES
+from vllm_operator.gateway.render import CLUSTER, ROUTES
 
 SETTINGS = AgentSettings(
     (),
@@ -175,13 +175,10 @@ async def test_one_model_that_cannot_be_told_is_named_and_hides_no_other(
 
 async def test_what_envoy_refuses_is_named_by_model_where_it_can_be(running: Running) -> None:
     await running.tell(a=GOOD, b=GOOD)
-    running.refuse(ENDPOINTS, "model/ml/a")
-    assert set((await rejected(running))["models"]) == {"ml/a"}
     running.clusters = ["xds", "model/ml/a"]
     running.refuse(CLUSTER)
     assert (await rejected(running))["models"]["ml/b"] == "Envoy has not taken it"
     running.clusters = None
-    found = await rejected(running)
-    assert (found["all"] is not None, set(found["models"])) == (True, {"ml/a"})
+    assert await rejected(running) == {"all": None, "models": {}}
     running.refuse(ROUTES, "models")
     assert "the routes of all models" in (await rejected(running))["all"]

@@ -169,11 +169,6 @@ class Gateway:
         await self.process.wait()
         return [json.loads(line) for line in self.access_log.read_text().splitlines()]
 
-    async def configuration(self) -> str:
-        """Everything that Envoy shows of its configuration."""
-        async with httpx.AsyncClient() as client:
-            return (await client.get(f"{self.admin}/config_dump", params={"include_eds": ""})).text
-
 
 @asynccontextmanager
 async def serve(*pods: str, tls: ssl.SSLContext | None = None) -> AsyncIterator[list[Pod]]:

@@ -356,8 +356,10 @@ def test_every_field_of_the_gateway_changes_what_envoy_is_told(field: Field, tmp
             own["status"] |= said_of(own, spec)
         elif (spec.get("route") or {}).keys() & {"clampMaxTokens", "dropUnsupportedTools"}:
             own["status"] |= {"maxModelLen": 4096, "capabilities": {"tools": False}}
+        external = spec.get("external") or {}
         for reference in sorted(named_secrets(keep_model(own))):
-            values.setdefault(reference, next(authorities))
+            is_key = reference[0].name == (external.get("apiKeySecretRef") or {}).get("name")
+            values.setdefault(reference, f"sk-{reference}" if is_key else next(authorities))
         fallbacks = {each["route"]["fallback"] for each in specs if "fallback" in each.get("route", {})}
         # While it does not serve itself, its fallback matters.
         serving = {"other", *fallbacks} if fallbacks else {"other", "qwen"}

@@ -19,10 +19,8 @@ from vllm_operator.api.names import Key
 from vllm_operator.gateway.bootstrap import build_bootstrap, build_filters
 from vllm_operator.gateway.render import (
     CLUSTER,
-    ENDPOINTS,
     EXTENSION,
     ROUTES,
-    SECRET,
     Resources,
     render,
 )
@@ -134,15 +132,7 @@ def as_one_file(resources: Resources) -> dict[str, Any]:
     managers(bootstrap)[0]["http_filters"] = build_filters(
         largest_body=64 * 1024**2, told={name: each["typed_config"] for name, each in found[EXTENSION].items()}
     )
-    for name, each in found[CLUSTER].items():
-        cluster = json.loads(json.dumps(each))
-        if cluster.pop("eds_cluster_config", None) is not None:
-            cluster |= {"type": "STATIC", "load_assignment": found[ENDPOINTS][name]}
-        for protocol in cluster.get("typed_extension_protocol_options", {}).values():
-            for injector in protocol.get("http_filters", [])[:1]:
-                del injector["typed_config"]["credential"]["typed_config"]["credential"]["sds_config"]
-        bootstrap["static_resources"]["clusters"].append(cluster)
-    bootstrap["static_resources"]["secrets"] = list(found[SECRET].values())
+    bootstrap["static_resources"]["clusters"] += found[CLUSTER].values()
     return bootstrap
 
 
@@ -158,11 +148,7 @@ def test_envoy_takes_it(name: str, tmp_path: Path) -> None:
     for manager in managers(document):
         manager["route_config"] = _without_types(manager["route_config"])
     static = document["static_resources"]
-    static["secrets"] = [_without_types(each) for each in static["secrets"]]
-    static["clusters"] = [
-        {**_without_types(each), "load_assignment": _without_types(each["load_assignment"])}
-        for each in static["clusters"]
-    ]
+    static["clusters"] = [_without_types(each) for each in static["clusters"]]
     path = tmp_path / "envoy.json"
     path.write_text(json.dumps(document))
     result = subprocess.run(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.gateway.states import ALICE, BOB, TEAM_A, TEAM_B, model, state
 from vllm_operator.api.endpoint import Server
 from vllm_operator.api.names import Key
-from vllm_operator.gateway.render import CLUSTER, ENDPOINTS, EXTENSION, ROUTES, SECRET, describe, render
+from vllm_operator.gateway.render import CLUSTER, EXTENSION, ROUTES, describe, render
 from vllm_operator.gateway.state import ApiKey, Endpoint, External, GatewayModel
 
 POD, OTHER = Endpoint("10.0.0.1", 8000), Endpoint("10.0.0.2", 8000)
@@ -30,34 +30,36 @@ def message(route: dict[str, Any]) -> str:
 
 def test_one_model() -> None:
     found = render(state(model("qwen", POD, OTHER, upstream_key="up-secret")))
-    assert list(found.by_type[CLUSTER]) == list(found.by_type[ENDPOINTS]) == ["model/models/qwen"]
-    (locality,) = found.by_type[ENDPOINTS]["model/models/qwen"]["endpoints"]
+    assert list(found.by_type[CLUSTER]) == ["model/models/qwen"]
+    cluster = found.by_type[CLUSTER]["model/models/qwen"]
+    (locality,) = cluster["load_assignment"]["endpoints"]
     assert [each["endpoint"]["address"]["socket_address"]["address"] for each in locality["lb_endpoints"]] == [
         "10.0.0.1",
         "10.0.0.2",
     ]
-    assert found.by_type[SECRET]["model/models/qwen"]["generic_secret"]["secret"]["inline_string"] == "Bearer up-secret"
+    assert "Bearer up-secret" in json.dumps(cluster)
 
 
-def test_secrets_are_where_envoy_hides_them() -> None:
+def test_keys_are_only_where_they_are_needed() -> None:
     found = render(state(model("qwen", POD, upstream_key="up-secret", callers=frozenset({TEAM_A}))))
-    shown = json.dumps({kind: each for kind, each in found.by_type.items() if kind not in (SECRET, EXTENSION)})
-    for value in ("up-secret", ALICE.value, BOB.value):
+    assert "up-secret" not in json.dumps({kind: each for kind, each in found.by_type.items() if kind != CLUSTER})
+    shown = json.dumps({kind: each for kind, each in found.by_type.items() if kind != EXTENSION})
+    for value in (ALICE.value, BOB.value):
         assert value not in shown
+    for value in ("up-secret", ALICE.value, BOB.value):
         assert value not in repr(state(model("qwen", upstream_key="up-secret")))
 
 
 def test_a_model_without_pods_has_no_endpoints() -> None:
     found = render(state(model("qwen")))
-    assert found.by_type[ENDPOINTS]["model/models/qwen"]["endpoints"] == []
+    assert found.by_type[CLUSTER]["model/models/qwen"]["load_assignment"]["endpoints"] == []
 
 
 def left_out(bad: GatewayModel) -> str:
     """Why a model is left out of what Envoy is told of models; it answers 503 with that, and all the rest is as without it."""
     good = model("good", POD, upstream_key="up-secret", callers=frozenset({TEAM_A}))
     alone, found = render(state(good)), render(state(good, bad))
-    for kind in (CLUSTER, ENDPOINTS, SECRET):
-        assert found.by_type[kind] == alone.by_type[kind]
+    assert found.by_type[CLUSTER] == alone.by_type[CLUSTER]
     (text,) = found.problems.values()
     assert found.problems == {bad.key: text}
     assert alone.problems == {}
@@ -141,7 +143,6 @@ def test_only_keys_with_a_limit_of_requests_at_the_same_time_are_counted() -> No
     assert "counted" not in json.dumps(plain)
     name = "limit/team-a/keys/demo"
     assert counted[CLUSTER].keys() - plain[CLUSTER].keys() == {name}
-    assert counted[ENDPOINTS] == plain[ENDPOINTS]
     (threshold,) = counted[CLUSTER][name]["circuit_breakers"]["thresholds"]
     assert threshold["max_requests"] == 8
     (host,), (before,) = (each[ROUTES]["models"]["virtual_hosts"] for each in (counted, plain))

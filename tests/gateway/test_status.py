@@ -1,12 +1,13 @@
 """What the operator is told of a gateway that does not do what it was told."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tests.gateway.states import model, state
 from vllm_operator.api.names import Key
-from vllm_operator.gateway.render import AUTHENTICATION, CLUSTER, ENDPOINTS, EXTENSION, LIMITS, ROUTES, SECRET
+from vllm_operator.gateway.render import AUTHENTICATION, CLUSTER, EXTENSION, LIMITS, ROUTES
 from vllm_operator.gateway.state import Endpoint
 from vllm_operator.gateway.status import describe_rejected, describe_status
 from vllm_operator.gateway.xds import Rejection
@@ -29,15 +30,6 @@ def test_nothing_is_wrong() -> None:
     assert told() == {"all": None, "models": {}}
 
 
-def test_what_belongs_to_a_model_is_told_of_it() -> None:
-    found = told(refused(ENDPOINTS, A), refused(SECRET, A), refused(SECRET, B), b="it is bad")
-    pods, key = (
-        f"Envoy has not taken {what} {GOES_ON}"
-        for what in ("the addresses of its pods", "the key that its vLLM asks for")
-    )
-    assert found == {"all": None, "models": {"ml/a": f"{pods}; {key}", "ml/b": f"{key}; it is bad"}}
-
-
 @pytest.mark.parametrize(
     ("kind", "name", "what"),
     [
@@ -55,12 +47,14 @@ def test_clusters_that_are_refused_are_those_that_envoy_has_not() -> None:
     assert told(refused(CLUSTER), used=["xds", A]) == {"all": None, "models": {"ml/b": "Envoy has not taken it"}}
 
 
-@pytest.mark.parametrize("used", [[A, B, "xds"], None], ids=["a change of one that it has", "it does not answer"])
-def test_clusters_that_are_refused_and_not_known_concern_all(used: list[str] | None) -> None:
-    assert told(refused(CLUSTER), used=used) == {
-        "all": f"Envoy has not taken the cluster of some model {GOES_ON}",
-        "models": {},
-    }
+def test_of_clusters_that_it_has_those_are_meant_that_have_changed() -> None:
+    changed = replace(refused(CLUSTER), changed=frozenset({A}))
+    changes = f"Envoy has not taken what has changed {GOES_ON}"
+    assert told(changed, used=["xds", A, B]) == {"all": None, "models": {"ml/a": changes}}
+    assert told(changed, used=["xds", B]) == {"all": None, "models": {"ml/a": "Envoy has not taken it"}}
+    assert told(changed, used=None) == {"all": None, "models": {"ml/a": changes}}
+    # One model must not make all others say that they are not served.
+    assert told(refused(CLUSTER), used=None) == {"all": None, "models": {}}
 
 
 def test_a_cluster_that_is_not_there_yet_is_no_refusal() -> None:

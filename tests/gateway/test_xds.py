@@ -1,6 +1,7 @@
 """The server that tells Envoy: what it holds, in which order it tells, and how it bears a refusal."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from tests.gateway.states import ALICE, TEAM_A, model, state
 from vllm_operator.gateway import xds
 from vllm_operator.gateway.render import CLUSTER, render
-from vllm_operator.gateway.state import ApiKey, Endpoint
+from vllm_operator.gateway.state import ApiKey, Endpoint, GatewayModel
 
 POD = Endpoint("10.0.0.1", 8000)
 Client = TestClient[web.Request, web.Application]
@@ -38,7 +39,7 @@ async def ask(client: Client, kind: str, *names: str, has: str = "") -> tuple[in
 
 
 def names(answer: dict[str, Any]) -> list[str]:
-    return [each.get("name") or each["cluster_name"] for each in answer["resources"]]
+    return [each["name"] for each in answer["resources"]]
 
 
 async def test_what_is_known_is_told_at_once_and_no_news_is_held(server: xds.XdsServer, client: Client) -> None:
@@ -64,10 +65,18 @@ async def test_nothing_is_told_before_anything_is_known(server: xds.XdsServer, c
 
 
 async def test_only_what_was_asked_for_has_a_part_in_the_version(server: xds.XdsServer, client: Client) -> None:
-    await server.publish(render(state(model("a", POD), model("b", POD))))
-    _, before = await ask(client, "endpoints", "model/models/a")
-    await server.publish(render(state(model("a", POD), model("b", Endpoint("10.0.0.2", 8000)))))
-    assert (await ask(client, "endpoints", "model/models/a", has=before["version_info"]))[0] == 304
+    await server.publish(render(state(model("a", POD))))
+    _, before = await ask(client, "extension_configs", "limits")
+    await server.publish(render(state(model("a", POD, callers=frozenset({TEAM_A})), keys=(ALICE,))))
+    assert (await ask(client, "extension_configs", "limits", has=before["version_info"]))[0] == 304
+
+
+async def test_a_thousand_models_are_no_more_questions(server: xds.XdsServer, client: Client) -> None:
+    """Each question is 80 kB that Envoy writes and the agent reads and keeps: one for each model was 800 MB."""
+    await server.publish(render(state(*(model(f"m{number}", POD, upstream_key="key") for number in range(1000)))))
+    _, clusters = await ask(client, "clusters")
+    assert len(names(clusters)) == 1000
+    assert "api_config_source" not in json.dumps(clusters), "nothing of a cluster is asked for by itself"
 
 
 class Envoy:
@@ -98,10 +107,6 @@ class Envoy:
                 )
                 continue
             self.told.append((kind, names(answer)))
-            asked = [each["name"] for each in answer["resources"] if each.get("type") == "EDS"]
-            for name in asked:
-                if ("endpoints", name) not in self._tasks:
-                    self._watch("endpoints", name)
 
     async def close(self) -> None:
         for task in self._tasks.values():
@@ -137,10 +142,6 @@ async def test_what_envoy_is_about_to_leave_is_not_what_it_has(
     publishing = asyncio.create_task(server.publish(both))
     _, clusters = await ask(client, "clusters")
     held = asyncio.create_task(ask(client, "clusters", has=clusters["version_info"]))
-    asking = []
-    for name in names(clusters):
-        _, found = await ask(client, "endpoints", name)
-        asking.append(asyncio.create_task(ask(client, "endpoints", name, has=found["version_info"])))
     await publishing
     publishing = asyncio.create_task(server.publish(render(state(a))))
     _, routes = await ask(client, "routes", "models")
@@ -150,14 +151,10 @@ async def test_what_envoy_is_about_to_leave_is_not_what_it_has(
     _, without = await held
     assert names(without) == ["model/models/a"]
     await publishing
-    # A question about what is gone, from before Envoy knows it.
-    asking.append(asyncio.create_task(ask(client, "endpoints", "model/models/b", has=found["version_info"])))
-    await asyncio.sleep(0.1)
     again = asyncio.create_task(server.publish(both))
     done, _ = await asyncio.wait([again], timeout=0.5)
     assert not done, "the routes are told before Envoy has said what has become of its clusters"
-    for task in (again, *asking):
-        task.cancel()
+    again.cancel()
 
 
 async def test_what_goes_and_comes_back_at_once_is_still_there(
@@ -224,20 +221,35 @@ async def test_a_cluster_that_is_refused_delays_no_route(
     await server.publish(render(state(model("a", POD))))
     _, clusters = await ask(client, "clusters")
     _, routes = await ask(client, "routes", "models")
-    monkeypatch.setattr(xds, "TAKEN_WITHIN", 60.0)
-    publishing = asyncio.create_task(server.publish(render(state(model("a", POD, weight=1), model("b", POD)))))
     had = clusters["version_info"]
-    assert names((await ask(client, "clusters", has=had))[1]) == ["model/models/a", "model/models/b"]
-    again = asyncio.create_task(ask(client, "clusters", has=had))
-    _, pods = await ask(client, "endpoints", "model/models/b")
-    having = asyncio.create_task(ask(client, "endpoints", "model/models/b", has=pods["version_info"]))
+    taken = asyncio.create_task(ask(client, "clusters", has=had))
     async with asyncio.timeout(10):
-        await publishing
+        while CLUSTER not in server._had:
+            await asyncio.sleep(0.01)
+    monkeypatch.setattr(xds, "TAKEN_WITHIN", 60.0)
+
+    async def publish(*models: GatewayModel) -> None:
+        """Publish, and be an Envoy that takes nothing of it."""
+        publishing = asyncio.create_task(server.publish(render(state(*models))))
+        asking: set[asyncio.Task[Any]] = set()
+        async with asyncio.timeout(10):
+            while not publishing.done():
+                asking |= {asyncio.create_task(ask(client, "clusters", has=had))}
+                await asyncio.wait({publishing}, timeout=0.05)
+        for each in asking:
+            each.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+
+    a = model("a", POD, balance="session", weight=1)
+    await publish(a, model("b", POD))
+    assert names((await taken)[1]) == ["model/models/a", "model/models/b"]
     (refused,) = server.rejections()
-    assert (refused.type, refused.names) == (CLUSTER, ())
+    assert (refused.type, refused.names, refused.changed) == (CLUSTER, (), frozenset({"model/models/a"}))
     assert (await ask(client, "routes", "models", has=routes["version_info"]))[0] == 200
-    for task in (again, having):
-        task.cancel()
+    # What changes later is not blamed for it.
+    await publish(a, model("b", POD, balance="prefix"), model("c", POD))
+    (refused,) = server.rejections()
+    assert refused.changed == {"model/models/a"}
 
 
 async def test_what_is_no_kind(client: Client) -> None:

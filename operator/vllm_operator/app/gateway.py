@@ -452,7 +452,8 @@ class GatewayAgent:
     async def _warming(self) -> int:
         try:
             answer = await self._client.get(
-                f"{self._admin}/stats", params={"filter": "^cluster_manager.warming_clusters$", "type": "Gauges"}
+                f"{self._admin}/stats",
+                params={"filter": "^cluster_manager.warming_clusters$", "type": "Gauges", "usedonly": ""},
             )
         except httpx.HTTPError:
             return 0  # There is no Envoy yet, so that no request can find a cluster that is not ready.

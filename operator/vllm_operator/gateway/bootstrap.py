@@ -39,6 +39,8 @@ OWN_HEADERS = ("x-vllm-", "x-envoy-")
 """How headers begin that are the gateway's and Envoy's own: with some of Envoy's, callers would choose retries and time limits."""
 READY_PATH = "/-/ready"
 """Answers 200 when Envoy has all that it asks for, until it is told to leave."""
+ADMIN_PATHS = ("/ready", "/clusters", "/stats", "/healthcheck/")
+"""How paths begin that the administration interface answers: neither the configuration, which has keys in it, nor what ends Envoy."""
 
 _FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
 _HTTP_MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
@@ -66,7 +68,10 @@ def build_bootstrap(
     """Envoy's configuration file. The administration interface and the agent are on loopback."""
     return {
         "node": {"id": node, "cluster": "vllm-gateway"},
-        "admin": {"address": _address("127.0.0.1", admin_port)},
+        "admin": {
+            "address": _address("127.0.0.1", admin_port),
+            "allow_paths": [{"prefix": path} for path in ADMIN_PATHS],
+        },
         "static_resources": {
             "listeners": [
                 build_listener(port=port, largest_body=largest_body, address=address, patience=patience),

@@ -31,11 +31,9 @@ from vllm_operator.gateway.state import ApiKey, External, GatewayModel, GatewayS
 
 JSONObject = dict[str, Any]
 
-CLUSTER, ENDPOINTS, ROUTES, SECRET, EXTENSION, LISTENER = (
+CLUSTER, ROUTES, EXTENSION, LISTENER = (
     "type.googleapis.com/envoy.config.cluster.v3.Cluster",
-    "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
     "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
-    "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
     "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
     "type.googleapis.com/envoy.config.listener.v3.Listener",
 )
@@ -61,8 +59,7 @@ PRIVATE_HEADERS = ("cookie", "x-forwarded-for", "x-envoy-external-address")
 MOST_NAMES = 50
 """Names that an error message lists at most."""
 REFRESH_DELAY = "0.1s"
-"""Pause of Envoy between an answer and its next question. Shorter, it would burn a core on a thousand clusters' questions
-while the agent is away, which are asked again at once."""
+"""Pause of Envoy between an answer and its next question. While the agent is away questions fail at once, and are asked again."""
 MOST_FALLBACKS = 3
 """Steps from a model to its fallback, and from there to that one's; a circle ends there too."""
 SYSTEM_CA = "/etc/ssl/certs/ca-certificates.crt"
@@ -82,46 +79,39 @@ class Resources:
 
 def render(state: GatewayState) -> Resources:
     """All dynamic resources of a state."""
-    told: dict[str, dict[str, JSONObject]] = {CLUSTER: {}, ENDPOINTS: {}, SECRET: {}}
+    clusters: dict[str, JSONObject] = {}
     problems: dict[Key, str] = {}
     models = []
     for model in sorted(state.models, key=lambda model: model.key):
         try:
-            resources = _build_model(model)
+            cluster = build_cluster(model)
         except ValueError as error:
             problems[model.key] = f"the gateway cannot serve it: {error}"
             models.append(replace(model, waiting=problems[model.key]))
             continue
         models.append(model)
-        for kind, resource in resources.items():
-            told[kind][cluster_name(model.key)] = resource
+        clusters[cluster_name(model.key)] = cluster
     state = replace(state, models=tuple(models))
     names = decide_names(state.models)
-    told[CLUSTER] |= {counter_name(key): build_counter(key) for key in _counted(state)}
+    clusters |= {counter_name(key): build_counter(key) for key in _counted(state)}
     by_type = {
-        **told,
+        CLUSTER: clusters,
         EXTENSION: {AUTHENTICATION: build_authentication(state), LIMITS: build_limits(state)},
         ROUTES: {ROUTE_CONFIGURATION: build_routes(state, names)},
     }
     return Resources(by_type, names, problems)
 
 
-def _build_model(model: GatewayModel) -> dict[str, JSONObject]:
-    """What Envoy is told of one model, by type. Raises ValueError for what it must not be told."""
-    found = {CLUSTER: build_cluster(model), ENDPOINTS: build_endpoints(model)}
-    return found if model.upstream_key is None else {**found, SECRET: build_secret(model)}
-
-
 _OF_MODEL = "model/"
 
 
 def cluster_name(key: Key) -> str:
-    """Name of a model's cluster, endpoints and secret."""
+    """Name of a model's cluster."""
     return f"{_OF_MODEL}{own_name(key)}"
 
 
 def model_of(name: str) -> str:
-    """The model, as NAMESPACE/NAME, whose cluster, endpoints or secret have this name."""
+    """The model, as NAMESPACE/NAME, whose cluster has this name."""
     return name.removeprefix(_OF_MODEL)
 
 
@@ -145,16 +135,18 @@ def xds_source() -> JSONObject:
 
 
 def build_cluster(model: GatewayModel) -> JSONObject:
-    """A model's pods as one cluster."""
+    """A model's pods as one cluster, with the key that they ask for. Raises ValueError for what Envoy must not be told.
+
+    Pods and keys are part of it: asked for by themselves, each would be a held question of 80 kB (see xds.py). When a pod comes or goes
+    Envoy makes the cluster anew, uses it once its pods have answered health checks, and lets the requests of the one before end.
+    """
     cluster: JSONObject = {
         "@type": CLUSTER,
         "name": cluster_name(model.key),
-        "type": "EDS",
-        "eds_cluster_config": {"eds_config": xds_source()},
+        "type": "STATIC",
+        "load_assignment": build_endpoints(model),
         "connect_timeout": "2s",
         "lb_policy": "LEAST_REQUEST" if model.balance == "leastRequest" else "RING_HASH",
-        # A pod that is taken out would stay while its /health answers.
-        "ignore_health_on_host_removal": True,
         "circuit_breakers": _most_requests(1_000_000),
         "outlier_detection": {
             "consecutive_5xx": 3,
@@ -185,7 +177,7 @@ def build_cluster(model: GatewayModel) -> JSONObject:
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                 "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
                 "explicit_http_config": {"http_protocol_options": {}},
-                "http_filters": [_inject_key(cluster_name(model.key)), _upstream_codec()],
+                "http_filters": [_show_key(model.upstream_key), _upstream_codec()],
             }
         }
     return cluster
@@ -219,19 +211,18 @@ def _tls(external: External) -> JSONObject:
     return {"name": "tls", "typed_config": context}
 
 
-def _inject_key(secret: str) -> JSONObject:
+def _show_key(key: str) -> JSONObject:
+    """Puts the key that a vLLM asks for into what is sent to it. Raises ValueError for one that no header takes."""
+    if not key.isascii() or not key.isprintable():
+        raise ValueError("the key that its vLLM asks for is no printable ASCII, so that no header takes it")
+    # Envoy formats the value: percent signs begin its commands.
+    header = {"key": "authorization", "value": f"Bearer {key}".replace("%", "%%")}
     return {
         "name": "key",
         "typed_config": {
-            "@type": f"{_FILTERS}.credential_injector.v3.CredentialInjector",
-            "overwrite": True,
-            "credential": {
-                "name": "key",
-                "typed_config": {
-                    "@type": "type.googleapis.com/envoy.extensions.http.injected_credentials.generic.v3.Generic",
-                    "header": "Authorization",
-                    "credential": {"name": secret, "sds_config": xds_source()},
-                },
+            "@type": f"{_FILTERS}.header_mutation.v3.HeaderMutation",
+            "mutations": {
+                "request_mutations": [{"append": {"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}]
             },
         },
     }
@@ -249,32 +240,11 @@ def build_endpoints(model: GatewayModel) -> JSONObject:
     for endpoint in model.endpoints:
         if not _ADDRESS.fullmatch(endpoint.address) or not 0 < endpoint.port < 65536:
             raise ValueError(f"{f'{endpoint.address}:{endpoint.port}'!r} is no address of a pod")
-    return {
-        "@type": ENDPOINTS,
-        "cluster_name": cluster_name(model.key),
-        "endpoints": [
-            {
-                "lb_endpoints": [
-                    {"endpoint": {"address": {"socket_address": {"address": each.address, "port_value": each.port}}}}
-                    for each in sorted(model.endpoints)
-                ]
-            }
-        ]
-        if model.endpoints
-        else [],
-    }
-
-
-def build_secret(model: GatewayModel) -> JSONObject:
-    """The key that a model's vLLM asks for. Raises ValueError for what cannot stand in a header."""
-    key = model.upstream_key or ""
-    if not key.isascii() or not key.isprintable():
-        raise ValueError("the key that its vLLM asks for is no printable ASCII, so that no header takes it")
-    return {
-        "@type": SECRET,
-        "name": cluster_name(model.key),
-        "generic_secret": {"secret": {"inline_string": f"Bearer {model.upstream_key}"}},
-    }
+    pods = [
+        {"endpoint": {"address": {"socket_address": {"address": each.address, "port_value": each.port}}}}
+        for each in sorted(model.endpoints)
+    ]
+    return {"cluster_name": cluster_name(model.key), "endpoints": [{"lb_endpoints": pods}] if pods else []}
 
 
 # ---- who asks

@@ -8,10 +8,8 @@ from vllm_operator.gateway.naming import decide_names
 from vllm_operator.gateway.render import (
     AUTHENTICATION,
     CLUSTER,
-    ENDPOINTS,
     LIMITS,
     ROUTE_CONFIGURATION,
-    SECRET,
     cluster_name,
     model_of,
 )
@@ -69,13 +67,11 @@ def describe_status(
 
 
 _WHAT = {
-    ENDPOINTS: "the addresses of its pods",
-    SECRET: "the key that its vLLM asks for",
     ROUTE_CONFIGURATION: "the routes of all models",
     AUTHENTICATION: "the callers' keys",
     LIMITS: "the limits of keys",
 }
-"""What Envoy has not taken, in words: by type, or by name where it concerns all models."""
+"""What Envoy has not taken, in words: by name."""
 
 
 def describe_rejected(
@@ -89,19 +85,16 @@ def describe_rejected(
     Without keys.
 
     Of clusters Envoy says that it has not taken them all, not which: those that are `published` and not among those that it has
-    (`used`; None: it does not answer).
+    (`used`; None: it does not answer), and those that were others when it last had all. The rest it has taken.
     """
     everything: set[str] = set()
     models = {str(key): {text} for key, text in problems.items()}
     for each in rejections:
-        if each.type in (ENDPOINTS, SECRET):
-            for name in each.names:
-                models.setdefault(model_of(name), set()).add(_not_taken(_WHAT[each.type]))
-        elif each.type == CLUSTER and used is not None and (lacking := set(published) - set(used)):
-            for name in lacking:
-                models.setdefault(model_of(name), set()).add("Envoy has not taken it")
-        elif each.type == CLUSTER:
-            everything.add(_not_taken("the cluster of some model"))
+        if each.type == CLUSTER:
+            lacking = set() if used is None else set(published) - set(used)
+            for name in lacking | each.changed:
+                text = "Envoy has not taken it" if name in lacking else _not_taken("what has changed")
+                models.setdefault(model_of(name), set()).add(text)
         else:
             everything |= {_not_taken(_WHAT.get(name, name)) for name in each.names}
     return {
