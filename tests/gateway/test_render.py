@@ -291,8 +291,10 @@ def test_who_is_told_of_what() -> None:
     assert "`for-a`" not in message(found["unknown/team-b/keys"])
     assert found["unknown/none"]["direct_response"]["status"] == 401
     assert routes(model("open"), keys=())["unknown/none"]["direct_response"]["status"] == 404
-    (who,) = [each for each in found["ask/for-a"]["match"]["headers"] if each["name"] == "x-vllm-client"]
-    assert who["string_match"]["safe_regex"]["regex"] == r"(team\-a/keys)/.*"
+    (_, who) = found["ask/for-a"]["match"]["dynamic_metadata"]
+    assert (who["path"], who["value"]) == ([{"key": "client"}], {"string_match": {"prefix": "team-a/keys/"}})
+    (_, nobody) = found["ask/for-nobody"]["match"]["dynamic_metadata"]
+    assert nobody["value"] == {"string_match": {"exact": ""}}
 
 
 def test_many_names_are_not_all_in_a_message() -> None:

@@ -459,13 +459,18 @@ RETRIES: JSONObject = {
 
 
 def _seen_by(callers: frozenset[Key] | None) -> list[JSONObject]:
-    """Header matchers of those who may use a model."""
+    """Metadata matchers of those who may use a model."""
     if callers is None:
         return []
-    if not callers:
-        return [{"name": CLIENT_HEADER, "string_match": {"exact": ""}}]  # Nobody: no client is called that.
-    teams = "|".join(re.escape(str(each)) for each in sorted(callers))
-    return [{"name": CLIENT_HEADER, "string_match": {"safe_regex": {"regex": f"({teams})/.*"}}}]
+    # Nobody where there are none: no client is called that.
+    texts = [{"string_match": {"prefix": f"{each}/"}} for each in sorted(callers)] or [{"string_match": {"exact": ""}}]
+    return [_noted(CLIENT, texts)]
+
+
+def _noted(what: str, values: list[JSONObject]) -> JSONObject:
+    """Matcher of what has been noted of a request: one of these."""
+    value = values[0] if len(values) == 1 else {"or_match": {"value_matchers": values}}
+    return {"filter": NAMESPACE, "path": [{"key": what}], "value": value}
 
 
 def _audience(secret: Key | None) -> list[JSONObject]:
@@ -478,20 +483,18 @@ def _method(name: str) -> JSONObject:
     return {"name": ":method", "string_match": {"exact": name}}
 
 
-def _asking(names: Iterable[str] = ()) -> JSONObject:
-    """Matcher of requests for a model, one of these that the body may name; no names: any."""
+def _asking(names: Iterable[str] = ()) -> list[JSONObject]:
+    """Metadata matchers of requests for a model, one of these that the body may name; no names: any."""
     values = [{"string_match": {"exact": name}} for name in names]
-    found = [{"filter": NAMESPACE, "path": [{"key": "path"}], "value": {"string_match": {"exact": ASKING}}}]
-    if values:
-        value = values[0] if len(values) == 1 else {"or_match": {"value_matchers": values}}
-        found.append({"filter": NAMESPACE, "path": [{"key": "model"}], "value": value})
-    return {"prefix": "/", "dynamic_metadata": found}
+    # A model is only noted of these requests. All models' routes are tried in turn, so each has to say no by its first matcher.
+    return [_noted("model", values)] if values else [_noted("path", [{"string_match": {"exact": ASKING}}])]
 
 
 def _model_routes(shares: tuple[Share, ...], names: list[str], models: Mapping[Key, GatewayModel]) -> list[JSONObject]:
     """Requests for a model, and what /v1/models/{id} says of it."""
     first = shares[0].model
-    matched = {**_asking(names), "headers": [_method("POST"), *_seen_by(first.callers)]}
+    seen = _seen_by(first.callers)
+    matched = {"prefix": "/", "dynamic_metadata": [*_asking(names), *seen]}
     serving = [share for share in shares if share.model.waiting is None]
     stand_in = (
         None if serving else next(filter(None, (_find_stand_in(each.model, first, models) for each in shares)), None)
@@ -520,7 +523,7 @@ def _model_routes(shares: tuple[Share, ...], names: list[str], models: Mapping[K
         routes.append(
             {
                 "name": f"show/{name}",
-                "match": {"path": f"/v1/models/{name}", "headers": [_method("GET"), *_seen_by(first.callers)]},
+                "match": {"path": f"/v1/models/{name}", "headers": [_method("GET")], "dynamic_metadata": seen},
                 **_answer(200, describe(name, first)),
             }
         )
@@ -629,7 +632,6 @@ def _audience_routes(audience: Key | None, names: Names, *, keys: bool) -> list[
     more = f" and {len(listed) - MOST_NAMES} more (GET /v1/models)" if len(listed) > MOST_NAMES else ""
     known = f"You may use: {', '.join(shown)}{more}." if shown else "There is none that you may use."
     who = _audience(audience)
-    headers = [_method("POST"), *who]
     suffix = "none" if audience is None else str(audience)
     return [
         {
@@ -639,7 +641,7 @@ def _audience_routes(audience: Key | None, names: Names, *, keys: bool) -> list[
         },
         {
             "name": f"no-model/{suffix}",
-            "match": {**_asking([NO_MODEL]), "headers": headers},
+            "match": {"prefix": "/", "headers": who, "dynamic_metadata": _asking([NO_MODEL])},
             **_error(
                 400,
                 f"The body names no `model`. {known}",
@@ -650,12 +652,12 @@ def _audience_routes(audience: Key | None, names: Names, *, keys: bool) -> list[
         },
         {
             "name": f"no-json/{suffix}",
-            "match": {**_asking([NO_JSON]), "headers": headers},
+            "match": {"prefix": "/", "headers": who, "dynamic_metadata": _asking([NO_JSON])},
             **_error(400, "The body is no JSON object.", kind="invalid_request_error", code="invalid_json"),
         },
         {
             "name": f"unknown/{suffix}",
-            "match": {**_asking(), "headers": headers},
+            "match": {"prefix": "/", "headers": who, "dynamic_metadata": _asking()},
             **_error(
                 unknown,
                 f"The model `{ASKED}` does not exist, or you may not use it. {known}",

@@ -48,7 +48,7 @@ local paths = {{{_PATHS}}}
 function envoy_on_request(handle)
   local headers = handle:headers()
   local path = headers:get(":path"):match("^[^?#]*")
-  if paths[path] then
+  if paths[path] and headers:get(":method") == "POST" then
     handle:streamInfo():dynamicMetadata():set("{NAMESPACE}", "path", "{ASKING}")
   end
   if headers:get("authorization") == nil and headers:get("x-api-key") == nil then
