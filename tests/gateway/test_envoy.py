@@ -12,7 +12,7 @@ import pytest
 
 from tests.certificates import Authority
 from tests.gateway.envoy import Gateway, Pod, error, gateway, serve, served_by
-from tests.gateway.states import ALICE, BOB, TEAM_A, model, state
+from tests.gateway.states import ALICE, BOB, TEAM_A, TEAM_B, model, state
 from vllm_operator.api.endpoint import Server
 from vllm_operator.api.names import Key
 from vllm_operator.gateway.render import CLUSTER, render
@@ -109,6 +109,60 @@ async def test_models_are_listed_for_those_who_may_use_them(tmp_path: Path) -> N
         assert (one["id"], one["ready"]) == ("alpha", True)
         assert (await found.get("/v1/models/models/a", key=ALICE.value)).json()["id"] == "models/a"
         assert (await found.get("/v1/models/alpha", key=BOB.value)).status_code == 404
+
+
+async def test_each_caller_finds_the_models_of_all_that_it_belongs_to(tmp_path: Path) -> None:
+    """Envoy looks among those of each set of callers in turn, and goes on where there is no such name."""
+    async with serve("a", "ab", "b", "all") as (a, ab, b, everybody):
+        models = (
+            model("only-a", a.endpoint, callers=frozenset({TEAM_A})),
+            model("both", ab.endpoint, callers=frozenset({TEAM_A, TEAM_B})),
+            model("only-b", b.endpoint, callers=frozenset({TEAM_B}), served_model_names=("only-b", "x:y@1.0/z_2-3")),
+            model("all", everybody.endpoint),
+            model("nobody", everybody.endpoint, callers=frozenset()),
+        )
+        names = {
+            **{name: each.key.name for each in models for name in (*each.served_model_names, str(each.key))},
+            **dict.fromkeys(("only-A", "only-a ", "models/", "ask/all", "counted", "\u00e9"), None),
+        }
+        may = {ALICE.value: {"only-a", "both", "all"}, BOB.value: {"only-b", "both", "all"}, None: {"all"}}
+        pods = {"only-a": "a", "both": "ab", "only-b": "b", "all": "all"}
+        async with gateway(tmp_path, state(*models)) as found:
+            for key, theirs in may.items():
+                unknown = 401 if key is None else 404
+                for name, which in names.items():
+                    answer = await found.ask({"model": name}, key=key)
+                    shown = await found.get(f"/v1/models/{name}?model=all", key=key)
+                    if which in theirs:
+                        assert served_by(answer) == pods[which], (name, key)
+                        assert (shown.status_code, shown.json()["id"]) == (200, name)
+                        head = await found.client.head(f"/v1/models/{name}", headers={"x-api-key": key} if key else {})
+                        assert head.status_code == 404, "nothing but GET shows a model"
+                    else:
+                        assert answer.status_code == shown.status_code == unknown, (name, key)
+            for path, name in (("/v1/models", "all"), ("/v1/models/models/nobody", "only-a")):
+                answer = await found.client.post(path, json={"model": name})
+                assert (answer.status_code, error(answer)["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize("name", ["ask/alpha", "show/alpha", "counted"])
+async def test_nobody_names_a_route(tmp_path: Path, name: str) -> None:
+    counted = ApiKey(Key("team-b", "counted"), "counted", "sk-counted-secret", concurrent_requests=8)
+    async with serve("a", "b") as (a, b):
+        wanted = replace(usual(a, b), keys=(ALICE, BOB, counted))
+        async with gateway(tmp_path, wanted) as found:
+            for key in (BOB.value, counted.value):
+                for header in ("x-vllm-route", "X-VLLM-Route"):
+                    sent = {header: name}
+                    assert served_by(await found.ask({"model": "beta"}, key=key, headers=sent)) == "b"
+                    assert (await found.ask({"model": "alpha"}, key=key, headers=sent)).status_code == 404
+                    assert (await found.ask({"model": "alpha"}, key=key, headers=sent, path="/x")).status_code == 404
+                    shown = {**sent, "authorization": f"Bearer {key}"}
+                    assert (await found.client.get("/v1/models/alpha", headers=shown)).status_code == 404
+            assert not a.requests
+            assert len(b.requests) == 4
+            for request in b.requests:
+                assert not [each for each in request["headers"] if each.lower().startswith("x-vllm")]
 
 
 async def test_no_key_is_seen_where_it_does_not_belong(tmp_path: Path) -> None:

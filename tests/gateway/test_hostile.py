@@ -254,6 +254,7 @@ class Maker:
             ("X-VLLM-Keyless", ["open", "never"]),
             ("x-vllm-cluster", ["limit/team-a/keys/counted", "model/models/a"]),
             ("x-vllm-caller", ["team-a/keys/alice"]),
+            ("x-vllm-route", ["ask/alpha", "ask/epsilon", "show/alpha", "counted"]),
             ("x-vllm-fallback", ["models/a"]),
             ("x-model", ["alpha"]),
             ("x-envoy-original-path", ["/metrics"]),

@@ -10,18 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.gateway.matching import Request, find_route, list_routes
 from tests.gateway.states import ALICE, BOB, TEAM_A, TEAM_B, model, state
 from vllm_operator.api.endpoint import Server
 from vllm_operator.api.names import Key
+from vllm_operator.gateway.naming import Names
 from vllm_operator.gateway.render import CLUSTER, EXTENSION, ROUTES, describe, render
 from vllm_operator.gateway.state import ApiKey, Endpoint, External, GatewayModel
 
+TEAM_C = Key("team-c", "keys")
 POD, OTHER = Endpoint("10.0.0.1", 8000), Endpoint("10.0.0.2", 8000)
 
 
 def routes(*models: Any, **fields: Any) -> dict[str, dict[str, Any]]:
-    found = render(state(*models, **fields)).by_type[ROUTES]["models"]
-    return {route["name"]: route for route in found["virtual_hosts"][0]["routes"]}
+    return list_routes(render(state(*models, **fields)).by_type[ROUTES]["models"])
 
 
 def message(route: dict[str, Any]) -> str:
@@ -63,7 +65,7 @@ def left_out(bad: GatewayModel) -> str:
     (text,) = found.problems.values()
     assert found.problems == {bad.key: text}
     assert alone.problems == {}
-    by_name = {route["name"]: route for route in found.by_type[ROUTES]["models"]["virtual_hosts"][0]["routes"]}
+    by_name = list_routes(found.by_type[ROUTES]["models"])
     asked = {name.rpartition("/")[2]: route for name, route in by_name.items() if name.startswith("ask/")}
     assert asked[bad.key.name]["direct_response"]["status"] == 503
     assert message(asked[bad.key.name]).endswith(f"does not answer now: {text}".replace("%", "%%"))
@@ -146,9 +148,15 @@ def test_only_keys_with_a_limit_of_requests_at_the_same_time_are_counted() -> No
     (threshold,) = counted[CLUSTER][name]["circuit_breakers"]["thresholds"]
     assert threshold["max_requests"] == 8
     (host,), (before,) = (each[ROUTES]["models"]["virtual_hosts"] for each in (counted, plain))
-    # It is looked for before all that such a request may not get to by itself.
-    assert [each["name"] for each in host["routes"]] == ["counted", *(each["name"] for each in before["routes"])]
+    assert _names(host) == {"counted", *_names(before)}
+    request = Request("/v1/completions", client="team-a/keys/demo", headers={"x-vllm-route": "counted"})
+    assert find_route(counted[ROUTES]["models"], request) == "counted"
+    assert find_route(plain[ROUTES]["models"], request) == "nothing/team-a/keys"
     assert host["typed_per_filter_config"]["counted"]["filter_context"] == {"team-a/keys/demo": name}
+
+
+def _names(host: dict[str, Any]) -> set[str]:
+    return set(list_routes({"virtual_hosts": [host]}))
 
 
 def test_waiting_is_told() -> None:
@@ -163,12 +171,16 @@ def test_waiting_is_told() -> None:
 def test_names_that_vllm_does_not_know_are_replaced() -> None:
     def renamed(*names: str) -> Any:
         answer = routes(model("qwen", POD, served_model_names=names))
-        (route,) = [each for each in answer.values() if "route" in each]
-        return route.get("typed_per_filter_config", {}).get("rewrite", {}).get("filter_context")
+        found = {name.removeprefix("ask/"): each for name, each in answer.items() if "route" in each}
+        context = {
+            name: each.get("typed_per_filter_config", {}).get("rewrite", {}).get("filter_context")
+            for name, each in found.items()
+        }
+        return {name: each for name, each in context.items() if each is not None}
 
-    assert renamed("chat", "qwen") == {"names": {"models/qwen": "chat"}}
-    assert renamed("chat", "models/qwen") is None
-    assert renamed() is None
+    assert renamed("chat", "qwen") == {"models/qwen": {"name": "chat"}}
+    assert renamed("chat", "models/qwen") == {}
+    assert renamed() == {}
 
 
 def test_each_model_is_asked_for_what_it_takes() -> None:
@@ -192,10 +204,8 @@ def test_each_model_is_asked_for_what_it_takes() -> None:
     found = routes(*pair, model("waits", waiting="Starting", fallback=Key("models", "2"), drop_tools=True))
     clusters = found["ask/chat"]["route"]["weighted_clusters"]["clusters"]
     assert [context(each) for each in clusters] == [{"max_model_len": 4096}, {"max_model_len": 8192}]
-    assert context(found["ask/models/waits"]) == {
-        "names": {"waits": "chat", "models/waits": "chat"},
-        "max_model_len": 8192,
-    }
+    for name in ("waits", "models/waits"):
+        assert context(found[f"ask/{name}"]) == {"name": "chat", "max_model_len": 8192}
 
 
 def test_weights() -> None:
@@ -235,7 +245,6 @@ A_AND_B, ONLY_A, NOBODY = frozenset({TEAM_A, TEAM_B}), frozenset({TEAM_A}), froz
         (ONLY_A, None, True),
         (ONLY_A, ONLY_A, True),
         (ONLY_A, A_AND_B, True),
-        (NOBODY, ONLY_A, True),
         (None, A_AND_B, False),
         (A_AND_B, ONLY_A, False),
         (ONLY_A, NOBODY, False),
@@ -291,10 +300,72 @@ def test_who_is_told_of_what() -> None:
     assert "`for-a`" not in message(found["unknown/team-b/keys"])
     assert found["unknown/none"]["direct_response"]["status"] == 401
     assert routes(model("open"), keys=())["unknown/none"]["direct_response"]["status"] == 404
-    (_, who) = found["ask/for-a"]["match"]["dynamic_metadata"]
-    assert (who["path"], who["value"]) == ([{"key": "client"}], {"string_match": {"prefix": "team-a/keys/"}})
-    (_, nobody) = found["ask/for-nobody"]["match"]["dynamic_metadata"]
-    assert nobody["value"] == {"string_match": {"exact": ""}}
+    assert "ask/for-nobody" not in found
+
+
+OWN, SHARED = ["x", "y", "z"], ["chat", "code", "a/b:c@d", "__none__", "%"]
+CALLERS = [frozenset(each) for count in range(4) for each in itertools.combinations((TEAM_A, TEAM_B, TEAM_C), count)]
+MODELS = st.builds(
+    model,
+    st.sampled_from(OWN),
+    st.just(POD),
+    namespace=st.sampled_from(["x", "models"]),
+    served_model_names=st.lists(st.sampled_from(SHARED), max_size=3, unique=True).map(tuple),
+    created=st.sampled_from(["1", "2"]),
+    callers=st.none() | st.sampled_from(CALLERS),
+    waiting=st.none() | st.just("Starting"),
+    weight=st.none() | st.integers(0, 2),
+)
+NAMES = [*SHARED, *OWN, "x/x", "models/x", "models/y", "chat ", "", "é", "-", "__error__", "ask/chat"]
+REQUESTS = st.builds(
+    Request,
+    st.sampled_from(["/v1/completions"]),
+    client=st.none() | st.sampled_from([f"{each}/k" for each in (TEAM_A, TEAM_B, TEAM_C)]),
+    model=st.none() | st.sampled_from(NAMES),
+) | st.builds(
+    Request,
+    st.sampled_from(["/", "/v1/models", "/v1/models/", *(f"/v1/models/{name}" for name in NAMES)]),
+    method=st.sampled_from(["GET", "POST", "HEAD"]),
+    client=st.none() | st.sampled_from([f"{each}/k" for each in (TEAM_A, TEAM_B, TEAM_C)]),
+)
+
+
+@given(models=st.lists(MODELS, max_size=6, unique_by=lambda each: each.key), requests=st.lists(REQUESTS, min_size=8))
+def test_requests_get_what_a_list_of_all_routes_would_give_them(
+    models: list[GatewayModel], requests: list[Request]
+) -> None:
+    """The keys of team C have come later than the routes."""
+    resources = render(state(*models, keys=(ALICE, BOB)))
+    for request in requests:
+        expected = by_list(resources.names, request, audiences=(TEAM_A, TEAM_B))
+        assert find_route(resources.by_type[ROUTES]["models"], request) == expected, request
+
+
+def by_list(names: Names, request: Request, *, audiences: tuple[Key, ...]) -> str | None:
+    """Name of the route, if each were tried in turn: those of models, then those of each audience."""
+    get, asks = request.method == "GET", request.model is not None
+    for name, shares in names.owners.items():
+        callers = shares[0].model.callers
+        # No request can name it: the API takes no such name.
+        if name in ("%", "__none__") or not (
+            callers is None or any((request.client or "").startswith(f"{each}/") for each in callers)
+        ):
+            continue
+        if request.model == name:
+            return f"ask/{name}"
+        if get and request.path == f"/v1/models/{name}":
+            return f"show/{name}"
+    theirs = [str(each) for each in audiences if (request.client or "").startswith(f"{each}/")]
+    (suffix,) = ["none"] if request.client is None else theirs or [""]
+    kinds = {
+        "list": get and request.path == "/v1/models",
+        "no-model": request.model == "__none__",
+        "no-json": request.model == "__error__",
+        "unknown": asks,
+        "unknown-one": get and request.path.startswith("/v1/models/"),
+        "nothing": True,
+    }
+    return f"{next(kind for kind, right in kinds.items() if right)}/{suffix}" if suffix else None
 
 
 def test_many_names_are_not_all_in_a_message() -> None:

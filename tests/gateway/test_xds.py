@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from tests.gateway.matching import list_routes
 from tests.gateway.states import ALICE, TEAM_A, model, state
 from vllm_operator.gateway import xds
 from vllm_operator.gateway.render import CLUSTER, render
@@ -101,10 +102,8 @@ class Envoy:
             has = answer["version_info"]
             if kind == "routes":
                 (found,) = answer["resources"]
-                routes = found["virtual_hosts"][0]["routes"]
-                self.told.append(
-                    (kind, sorted({each["route"]["cluster"] for each in routes if "cluster" in each.get("route", {})}))
-                )
+                ways = [each.get("route", {}) for each in list_routes(found).values()]
+                self.told.append((kind, sorted({each["cluster"] for each in ways if "cluster" in each})))
                 continue
             self.told.append((kind, names(answer)))
 

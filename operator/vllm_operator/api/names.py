@@ -62,6 +62,11 @@ def engine_key_secret(model: str) -> str:
 def content_hash(value: Any, length: int = 16) -> str:
     """Hexadecimal hash of a JSON value, the same whatever the order of keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return text_hash(text, length)
+
+
+def text_hash(text: str, length: int = 16) -> str:
+    """Hexadecimal hash of a text."""
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 

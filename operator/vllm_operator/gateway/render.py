@@ -1,24 +1,27 @@
 """State → Envoy's configuration (xDS v3, as JSON). Pure: the same state gives the same resources, to the letter.
 
 A request's way through Envoy: the key is looked up before anything of the body is read; the body is taken in; its `model` becomes
-metadata; the route is chosen by that and by who asks. No name is ever searched for in a body by pattern, and no header that a client
+metadata; the route is looked up by that and by who asks. No name is ever searched for in a body by pattern, and no header that a client
 sends decides anything.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from vllm_operator.api.names import Key
 from vllm_operator.gateway.naming import Names, Share, decide_names, own_name
 from vllm_operator.gateway.scripts import (
+    ASK,
     ASKING,
     CALLER_HEADER,
     CHANGED,
     CLIENT,
     CLIENT_HEADER,
     CLUSTER_HEADER,
+    COUNTED_ROUTE,
     DROP_TOOLS,
     KEYLESS_HEADER,
     MAX_MODEL_LEN,
@@ -26,6 +29,8 @@ from vllm_operator.gateway.scripts import (
     NO_JSON,
     NO_MODEL,
     PROMPT,
+    ROUTE_HEADER,
+    SHOW,
 )
 from vllm_operator.gateway.state import ApiKey, External, GatewayModel, GatewayState
 
@@ -38,6 +43,7 @@ CLUSTER, ROUTES, EXTENSION, LISTENER = (
     "type.googleapis.com/envoy.config.listener.v3.Listener",
 )
 _FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
+_ROUTE = "type.googleapis.com/envoy.config.route.v3"
 _LUA_PER_ROUTE = f"{_FILTERS}.lua.v3.LuaPerRoute"
 
 ROUTE_CONFIGURATION, AUTHENTICATION, LIMITS, REWRITE_FILTER = "models", "api-keys", "limits", "rewrite"
@@ -64,6 +70,8 @@ MOST_FALLBACKS = 3
 """Steps from a model to its fallback, and from there to that one's; a circle ends there too."""
 SYSTEM_CA = "/etc/ssl/certs/ca-certificates.crt"
 """The certificates that Envoy's image trusts."""
+_REMEMBERED = 2048
+"""Models of which what was rendered is kept: nearly all are the same the next time."""
 _ADDRESS = re.compile(r"[0-9a-fA-F:.]+")
 
 
@@ -134,8 +142,10 @@ def xds_source() -> JSONObject:
 # ---- clusters
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def build_cluster(model: GatewayModel) -> JSONObject:
     """A model's pods as one cluster, with the key that they ask for. Raises ValueError for what Envoy must not be told.
+    Not to be changed.
 
     Pods and keys are part of it: asked for by themselves, each would be a held question of 80 kB (see xds.py). When a pod comes or goes
     Envoy makes the cluster anew, uses it once its pods have answered health checks, and lets the requests of the one before end.
@@ -278,13 +288,6 @@ def build_authentication(state: GatewayState) -> JSONObject:
 
 def _skip_without_key(*, open_to_all: bool) -> JSONObject:
     """Skip for requests that show no key (a header set by the filter before says so); never, unless some model is open."""
-    header = {
-        "name": "header",
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput",
-            "header_name": KEYLESS_HEADER,
-        },
-    }
     skip = {
         "action": {
             "name": "skip",
@@ -293,7 +296,8 @@ def _skip_without_key(*, open_to_all: bool) -> JSONObject:
             },
         }
     }
-    return {"matcher_tree": {"input": header, "exact_match_map": {"map": {"open" if open_to_all else "never": skip}}}}
+    tree = {"input": _input(KEYLESS_HEADER), "exact_match_map": {"map": {"open" if open_to_all else "never": skip}}}
+    return {"matcher_tree": tree}
 
 
 def build_limits(state: GatewayState) -> JSONObject:
@@ -393,19 +397,42 @@ def build_counter(key: ApiKey) -> JSONObject:
 
 
 def build_routes(state: GatewayState, names: Names) -> JSONObject:
-    """One virtual host: what may be asked for, in the order in which it is looked for."""
-    audiences: list[Key | None] = [*sorted({key.secret for key in state.keys}), None]
+    """One virtual host. Routes to models are looked up by the name that a script has put into a header: a list of them would be gone
+    through for each request. All else, and models that the caller may not use, is what the caller's audience is told.
+    """
     counted = _counted(state)
-    routes: list[JSONObject] = [_counted_route()] if counted else []
     models = {model.key: model for model in state.models}
-    groups: dict[tuple[Share, ...], list[str]] = {}
+    found: dict[frozenset[Key] | None, dict[str, JSONObject]] = {None: {}}
+    if counted:
+        found[None][COUNTED_ROUTE] = _take(_counted_route())
     for name, shares in names.owners.items():
-        groups.setdefault(shares, []).append(name)
-    for shares, answering in groups.items():
-        routes += _model_routes(shares, answering, models)
-    for audience in audiences:
-        routes += _audience_routes(audience, names, keys=bool(state.keys))
-    host: JSONObject = {"name": "models", "domains": ["*"], "retry_policy": RETRIES, "routes": routes}
+        serving, stand_in = _who_answers(shares, models)
+        into = found.setdefault(shares[0].model.callers, {})
+        into |= _model_routes(name, shares[0].model, serving, stand_in)
+    audiences = {
+        f"{secret}/": _take(*_audience_routes(secret, names, keys=True))
+        for secret in sorted({key.secret for key in state.keys})
+    }
+    others = _take(*_audience_routes(None, names, keys=bool(state.keys)))
+    audience = {"matcher": _look_up(CLIENT_HEADER, "prefix_match_map", audiences, others)}
+    open_to_all = _look_up(ROUTE_HEADER, "exact_match_map", found.pop(None), audience)
+    restricted = [
+        {
+            "predicate": _one_of(callers),
+            "on_match": {"matcher": _look_up(ROUTE_HEADER, "exact_match_map", of_theirs)},
+        }
+        for callers, of_theirs in sorted(found.items(), key=lambda each: sorted(each[0] or ()))
+        if callers  # Nobody may use what has no callers.
+    ]
+    host: JSONObject = {
+        "name": "models",
+        "domains": ["*"],
+        "retry_policy": RETRIES,
+        # What a caller does not find with its own models is looked for further on.
+        "matcher": {"matcher_list": {"matchers": restricted}, "on_no_match": {"matcher": open_to_all}}
+        if restricted
+        else open_to_all,
+    }
     if counted:
         clusters = {client_name(key): counter_name(key) for key in counted}
         host["typed_per_filter_config"] = {COUNTED_FILTER: {"@type": _LUA_PER_ROUTE, "filter_context": clusters}}
@@ -413,17 +440,49 @@ def build_routes(state: GatewayState, names: Names) -> JSONObject:
         "@type": ROUTES,
         "name": ROUTE_CONFIGURATION,
         "max_direct_response_body_size_bytes": 8 * 1024 * 1024,
-        "request_headers_to_remove": [CLIENT_HEADER, KEYLESS_HEADER, *KEY_HEADERS],
+        "request_headers_to_remove": [CLIENT_HEADER, KEYLESS_HEADER, ROUTE_HEADER, *KEY_HEADERS],
         "virtual_hosts": [host],
     }
+
+
+def _input(header: str) -> JSONObject:
+    """A header, as matchers look at it."""
+    kind = "type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput"
+    return {"name": "header", "typed_config": {"@type": kind, "header_name": header}}
+
+
+def _look_up(header: str, how: str, found: Mapping[str, JSONObject], otherwise: JSONObject | None = None) -> JSONObject:
+    """Matcher: what is found by the value of a header."""
+    # Envoy takes no map of nothing.
+    tree = {"matcher_tree": {"input": _input(header), how: {"map": found}}} if found else {}
+    return {**tree, **({} if otherwise is None else {"on_no_match": otherwise})}
+
+
+def _take(*routes: JSONObject) -> JSONObject:
+    """What a matcher says where it says yes: one route, or the first one of several that matches."""
+    if len(routes) == 1:
+        return {"action": {"name": "route", "typed_config": {"@type": f"{_ROUTE}.Route", **routes[0]}}}
+    return {"action": {"name": "routes", "typed_config": {"@type": f"{_ROUTE}.RouteList", "routes": list(routes)}}}
+
+
+def _one_of(callers: frozenset[Key]) -> JSONObject:
+    """Predicate: the key is of one of these Secrets."""
+    who = [
+        {"single_predicate": {"input": _input(CLIENT_HEADER), "value_match": {"prefix": f"{each}/"}}}
+        for each in sorted(callers)
+    ]
+    return who[0] if len(who) == 1 else {"or_matcher": {"predicate": who}}
+
+
+_ANY: JSONObject = {"prefix": "/"}
 
 
 def _counted_route() -> JSONObject:
     """The way of all requests that are counted, to the cluster that counts them: as they are, body and all."""
     not_yet = {"@type": _LUA_PER_ROUTE, "disabled": True}
     return {
-        "name": "counted",
-        "match": {"prefix": "/", "headers": [{"name": CLUSTER_HEADER, "present_match": True}]},
+        "name": COUNTED_ROUTE,
+        "match": _ANY,
         "route": {
             "cluster_header": CLUSTER_HEADER,
             "timeout": "0s",
@@ -458,53 +517,38 @@ RETRIES: JSONObject = {
 """For all routes: once for the host, not a thousand times. An answer that has begun is never asked for again."""
 
 
-def _seen_by(callers: frozenset[Key] | None) -> list[JSONObject]:
-    """Metadata matchers of those who may use a model."""
-    if callers is None:
-        return []
-    # Nobody where there are none: no client is called that.
-    texts = [{"string_match": {"prefix": f"{each}/"}} for each in sorted(callers)] or [{"string_match": {"exact": ""}}]
-    return [_noted(CLIENT, texts)]
+def _when(path: JSONObject, *headers: JSONObject, noted: tuple[str, str] | None = None) -> JSONObject:
+    """What matches requests with this path and these headers, of which something has been noted."""
+    match: JSONObject = {**path, **({"headers": list(headers)} if headers else {})}
+    if noted is not None:
+        key, value = noted
+        matcher = {"filter": NAMESPACE, "path": [{"key": key}], "value": {"string_match": {"exact": value}}}
+        match["dynamic_metadata"] = [matcher]
+    return match
 
 
-def _noted(what: str, values: list[JSONObject]) -> JSONObject:
-    """Matcher of what has been noted of a request: one of these."""
-    value = values[0] if len(values) == 1 else {"or_match": {"value_matchers": values}}
-    return {"filter": NAMESPACE, "path": [{"key": what}], "value": value}
-
-
-def _audience(secret: Key | None) -> list[JSONObject]:
-    if secret is None:
-        return [{"name": CLIENT_HEADER, "present_match": False}]
-    return [{"name": CLIENT_HEADER, "string_match": {"prefix": f"{secret}/"}}]
-
-
-def _method(name: str) -> JSONObject:
-    return {"name": ":method", "string_match": {"exact": name}}
-
-
-def _asking(names: Iterable[str] = ()) -> list[JSONObject]:
-    """Metadata matchers of requests for a model, one of these that the body may name; no names: any."""
-    values = [{"string_match": {"exact": name}} for name in names]
-    # A model is only noted of these requests. All models' routes are tried in turn, so each has to say no by its first matcher.
-    return [_noted("model", values)] if values else [_noted("path", [{"string_match": {"exact": ASKING}}])]
-
-
-def _model_routes(shares: tuple[Share, ...], names: list[str], models: Mapping[Key, GatewayModel]) -> list[JSONObject]:
-    """Requests for a model, and what /v1/models/{id} says of it."""
+def _who_answers(
+    shares: tuple[Share, ...], models: Mapping[Key, GatewayModel]
+) -> tuple[tuple[Share, ...], GatewayModel | None]:
+    """Those that serve; if there are none, the model that answers in their place, if there is one."""
+    serving = tuple(share for share in shares if share.model.waiting is None)
+    if serving:
+        return serving, None
     first = shares[0].model
-    seen = _seen_by(first.callers)
-    matched = {"prefix": "/", "dynamic_metadata": [*_asking(names), *seen]}
-    serving = [share for share in shares if share.model.waiting is None]
-    stand_in = (
-        None if serving else next(filter(None, (_find_stand_in(each.model, first, models) for each in shares)), None)
-    )
+    return (), next(filter(None, (_find_stand_in(each.model, first, models) for each in shares)), None)
+
+
+@lru_cache(maxsize=2 * _REMEMBERED)  # A model has two names and more.
+def _model_routes(
+    name: str, first: GatewayModel, serving: tuple[Share, ...], stand_in: GatewayModel | None
+) -> Mapping[str, JSONObject]:
+    """Routes by their names: requests for a model by this name of it, and what /v1/models/{id} says of it. Not to be changed."""
     meta = {"model": own_name(first.key)}
     if serving:
-        answer: JSONObject = _lead(serving, names)
+        answer: JSONObject = _lead(serving, name)
     elif stand_in is not None:
         meta["fallback"] = own_name(stand_in.key)
-        answer = _lead([Share(stand_in, 1)], names)
+        answer = _lead((Share(stand_in, 1),), name)
         answer["response_headers_to_add"].append(_header(FALLBACK_HEADER, own_name(stand_in.key)))
     else:
         answer = {
@@ -517,17 +561,9 @@ def _model_routes(shares: tuple[Share, ...], names: list[str], models: Mapping[K
             ),
             "response_headers_to_add": [_header("retry-after", str(first.retry_after))],
         }
-    metadata = {"filter_metadata": {NAMESPACE: meta}}
-    routes = [{"name": f"ask/{names[0]}", "match": matched, "metadata": metadata, **answer}]
-    for name in names:
-        routes.append(
-            {
-                "name": f"show/{name}",
-                "match": {"path": f"/v1/models/{name}", "headers": [_method("GET")], "dynamic_metadata": seen},
-                **_answer(200, describe(name, first)),
-            }
-        )
-    return routes
+    ask = {"name": f"{ASK}{name}", "match": _ANY, "metadata": {"filter_metadata": {NAMESPACE: meta}}, **answer}
+    show = {"name": f"{SHOW}{name}", "match": _ANY, **_answer(200, describe(name, first))}
+    return {route["name"]: _take(route) for route in (ask, show)}
 
 
 def _find_stand_in(model: GatewayModel, asked: GatewayModel, models: Mapping[Key, GatewayModel]) -> GatewayModel | None:
@@ -543,12 +579,11 @@ def _find_stand_in(model: GatewayModel, asked: GatewayModel, models: Mapping[Key
     return None
 
 
-def _change(model: GatewayModel, names: Iterable[str], *, prompt: bool) -> JSONObject:
-    """What is to be changed in requests for these names before a model gets them; `prompt`: whether its beginning is needed."""
+def _change(model: GatewayModel, name: str, *, prompt: bool) -> JSONObject:
+    """What is to be changed in requests for this name before a model gets them; `prompt`: whether its beginning is needed."""
     wanted: JSONObject = {PROMPT: True} if prompt else {}
-    renamed = {name: there for name in names if (there := _name_there(model, name)) != name}
-    if renamed:
-        wanted["names"] = renamed
+    if (there := _name_there(model, name)) != name:
+        wanted["name"] = there
     if model.external is not None and (prefix := model.external.server.path_prefix):
         wanted["prefix"] = prefix
     if model.clamp_max_tokens and model.max_model_len is not None:
@@ -568,7 +603,7 @@ def _name_there(model: GatewayModel, name: str) -> str:
     return served if model.external is None else model.external.model_names.get(served, served)
 
 
-def _lead(serving: list[Share], names: list[str]) -> JSONObject:
+def _lead(serving: Sequence[Share], name: str) -> JSONObject:
     """The way to models that serve."""
     action: JSONObject = {
         # Answers take as long as they take: a limit would cut streams.
@@ -581,7 +616,7 @@ def _lead(serving: list[Share], names: list[str]) -> JSONObject:
         action["hash_policy"] = [{"filter_state": {"key": f"{NAMESPACE}.{CLIENT}"}}]
     elif balance == "prefix":
         action["hash_policy"] = [{"filter_state": {"key": f"{NAMESPACE}.{PROMPT}"}}]
-    first, *others = (_way(share.model, names, prompt=balance == "prefix") for share in serving)
+    first, *others = (_way(share.model, name, prompt=balance == "prefix") for share in serving)
     if not others:
         host = first.pop("host_rewrite_literal", None)
         action |= {"cluster": first.pop("name"), **({} if host is None else {"host_rewrite_literal": host})}
@@ -605,9 +640,9 @@ def _told_back() -> JSONObject:
     }
 
 
-def _way(model: GatewayModel, names: Iterable[str], *, prompt: bool) -> JSONObject:
+def _way(model: GatewayModel, name: str, *, prompt: bool) -> JSONObject:
     """One of the clusters that a route leads to, and what is changed on the way there."""
-    way = {"name": cluster_name(model.key), **_change(model, names, prompt=prompt)}
+    way = {"name": cluster_name(model.key), **_change(model, name, prompt=prompt)}
     if model.external is not None:
         # Who asks is nobody's business outside, nor what other servers of this name have let a browser remember.
         way |= {
@@ -631,17 +666,19 @@ def _audience_routes(audience: Key | None, names: Names, *, keys: bool) -> list[
     shown = [f"`{name}`" for name in listed][:MOST_NAMES]
     more = f" and {len(listed) - MOST_NAMES} more (GET /v1/models)" if len(listed) > MOST_NAMES else ""
     known = f"You may use: {', '.join(shown)}{more}." if shown else "There is none that you may use."
-    who = _audience(audience)
+    get = {"name": ":method", "string_match": {"exact": "GET"}}
+    # Routes may be older than keys: who shows one of a Secret that they do not know yet is told nothing of this.
+    who = [{"name": CLIENT_HEADER, "present_match": False}] if audience is None else []
     suffix = "none" if audience is None else str(audience)
     return [
         {
             "name": f"list/{suffix}",
-            "match": {"path": "/v1/models", "headers": [_method("GET"), *who]},
+            "match": _when({"path": "/v1/models"}, get, *who),
             **_answer(200, {"object": "list", "data": [describe(name, model) for name, model in listed.items()]}),
         },
         {
             "name": f"no-model/{suffix}",
-            "match": {"prefix": "/", "headers": who, "dynamic_metadata": _asking([NO_MODEL])},
+            "match": _when(_ANY, *who, noted=("model", NO_MODEL)),
             **_error(
                 400,
                 f"The body names no `model`. {known}",
@@ -652,12 +689,12 @@ def _audience_routes(audience: Key | None, names: Names, *, keys: bool) -> list[
         },
         {
             "name": f"no-json/{suffix}",
-            "match": {"prefix": "/", "headers": who, "dynamic_metadata": _asking([NO_JSON])},
+            "match": _when(_ANY, *who, noted=("model", NO_JSON)),
             **_error(400, "The body is no JSON object.", kind="invalid_request_error", code="invalid_json"),
         },
         {
             "name": f"unknown/{suffix}",
-            "match": {"prefix": "/", "headers": who, "dynamic_metadata": _asking()},
+            "match": _when(_ANY, *who, noted=("path", ASKING)),
             **_error(
                 unknown,
                 f"The model `{ASKED}` does not exist, or you may not use it. {known}",
@@ -668,7 +705,7 @@ def _audience_routes(audience: Key | None, names: Names, *, keys: bool) -> list[
         },
         {
             "name": f"unknown-one/{suffix}",
-            "match": {"prefix": "/v1/models/", "headers": [_method("GET"), *who]},
+            "match": _when({"prefix": "/v1/models/"}, get, *who),
             **_error(
                 unknown,
                 f"There is no such model, or you may not use it. {known}",
@@ -679,7 +716,7 @@ def _audience_routes(audience: Key | None, names: Names, *, keys: bool) -> list[
         },
         {
             "name": f"nothing/{suffix}",
-            "match": {"prefix": "/", "headers": who},
+            "match": _when(_ANY, *who),
             **_error(
                 404, "There is no such path, or not with this method.", kind="invalid_request_error", code="not_found"
             ),

@@ -7,6 +7,11 @@ which vLLM refuses), sorts the keys, and lets a body with a doubled key pass unc
 CLIENT_HEADER, KEYLESS_HEADER = "x-vllm-client", "x-vllm-keyless"
 CLUSTER_HEADER, CALLER_HEADER = "x-vllm-cluster", "x-vllm-caller"
 """Of requests whose key has a limit of requests at the same time: the cluster that counts them, and who the caller is, behind it."""
+ROUTE_HEADER = "x-vllm-route"
+"""Names the route that a request takes, where it is one of those that are looked up by name."""
+ASK, SHOW = "ask/", "show/"
+"""How such names begin: a model is asked, or shown; its name follows."""
+COUNTED_ROUTE = "counted"
 NAMESPACE = "vllm"
 """Of the metadata that is about a request."""
 NO_MODEL, NO_JSON = "__none__", "__error__"
@@ -67,6 +72,7 @@ function envoy_on_request(handle)
     metadata:set("{NAMESPACE}", "{CLIENT}", client)
     metadata:set("{NAMESPACE}", "{LIMIT}", cluster)
     headers:replace("{CLUSTER_HEADER}", cluster)
+    headers:replace("{ROUTE_HEADER}", "{COUNTED_ROUTE}")
     handle:clearRouteCache()
   end
 end
@@ -261,11 +267,16 @@ local function model_in_json(text)
 end
 """
 
-# Notes who asks, and for which model.
+# Notes who asks, and for which model, and names the route. Models' names have only some bytes; with others nothing is led anywhere.
+# It does not look names up itself: with the table in its context, Envoy would copy all of that for each request.
 MODEL = f"""
 {_FIND_IN_FORM}
 {_WALK}
 {_MODEL}
+local function lead(handle, kind, name)
+  if name:find("^%w[%w%-%._/:@]*$") then handle:headers():replace("{ROUTE_HEADER}", kind .. name) end
+end
+
 function envoy_on_request(handle)
   local headers = handle:headers()
   local kind, client = (headers:get("content-type") or ""):lower(), headers:get("{CLIENT_HEADER}")
@@ -284,6 +295,9 @@ function envoy_on_request(handle)
       end
     end
     handle:streamInfo():dynamicMetadata():set("{NAMESPACE}", "model", model)
+    lead(handle, "{ASK}", model)
+  elseif headers:get(":method") == "GET" then
+    lead(handle, "{SHOW}", headers:get(":path"):match("^/v1/models/([^?#]*)") or "")
   end
   handle:clearRouteCache()
 end
@@ -431,9 +445,8 @@ REWRITE = f"""
 {_PREFIX}
 function envoy_on_request(handle)
   local wanted = handle:filterContext()
-  local names, prefix, prompt = wanted:get("names"), wanted:get("prefix"), wanted:get("{PROMPT}")
+  local name, prefix, prompt = wanted:get("name"), wanted:get("prefix"), wanted:get("{PROMPT}")
   local most, drop = wanted:get("{MAX_MODEL_LEN}"), wanted:get("{DROP_TOOLS}")
-  local name = names and names[(handle:streamInfo():dynamicMetadata():get("{NAMESPACE}") or {{}})["model"] or ""]
   if not (prompt or name or most or drop or prefix) then return end
   local body = (prompt or name or most or drop) and handle:body()
   -- What was got before the body has come cannot be used any more.

@@ -8,6 +8,7 @@ a thousand models need 800 MB and 45 s.
 """
 
 import asyncio
+import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from typing import Any
 
 from aiohttp import web
 
-from vllm_operator.api.names import content_hash
+from vllm_operator.api.names import content_hash, text_hash
 from vllm_operator.gateway.render import CLUSTER, EXTENSION, ROUTES, Resources
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,8 @@ class XdsServer:
     warming: Callable[[], Awaitable[int]] | None = None
     """Clusters that Envoy has taken and does not use yet, since their first health check is under way; None: nobody can be asked."""
     published: dict[str, dict[str, JSONObject]] = field(default_factory=dict)
+    _texts: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Type → name → JSON: most of it is sent again when something else changes."""
     _versions: dict[str, dict[str, str]] = field(default_factory=dict)
     """Type → name → version."""
     _whole: dict[str, str] = field(default_factory=dict)
@@ -95,10 +98,18 @@ class XdsServer:
 
     def _set(self, parts: Mapping[str, Mapping[str, JSONObject]]) -> None:
         for kind, found in parts.items():
-            before, versions = self.published.get(kind, {}), self._versions.get(kind, {})
+            before, texts, versions = (
+                self.published.get(kind, {}),
+                self._texts.get(kind, {}),
+                self._versions.get(kind, {}),
+            )
+            same = {name for name, each in found.items() if before.get(name) == each}
             self.published[kind] = dict(found)
+            self._texts[kind] = {
+                name: texts[name] if name in same else json.dumps(each) for name, each in found.items()
+            }
             self._versions[kind] = {
-                name: versions[name] if before.get(name) == each else content_hash(each) for name, each in found.items()
+                name: versions[name] if name in same else text_hash(text) for name, text in self._texts[kind].items()
             }
             self._whole[kind] = content_hash(sorted(self._versions[kind].items()))
         for subject, futures in self._held.items():
@@ -189,9 +200,10 @@ class XdsServer:
         self._sent[question] = version
         # From here on it is on its way to this, whatever it said that it had: what is told next may be what it has left.
         self._taken.pop((kind, names), None)
-        found = self.published[kind]
-        resources = [found[name] for name in names if name in found] if names else list(found.values())
-        return web.json_response({"version_info": version, "resources": resources, "type_url": kind})
+        texts = self._texts[kind]
+        resources = ",".join(texts[name] for name in names or texts if name in texts)
+        head = json.dumps({"version_info": version, "type_url": kind})
+        return web.Response(text=f'{head[:-1]}, "resources": [{resources}]}}', content_type="application/json")
 
     def _note_rejection(self, question: _Question, version: str) -> float:
         """Note what Envoy did not take; seconds until it is told again."""
