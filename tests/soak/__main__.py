@@ -40,7 +40,7 @@ examples:
   python -m tests.soak --minutes 10 -o json > soak.json
 
 Progress goes to standard error. A change that has begun when the time is over is finished.
-exit codes: 0 no request failed, 1 one did or a change did not come about, 2 cluster, gateway or models did not come up
+exit codes: 0 no request failed, 1 one did or a change did not come about, 2 cluster, gateway or models did not come up, or did not go
 """
 
 
@@ -198,10 +198,10 @@ def main() -> int:
     try:
         with brought_up(progress) as (cluster, image), alone(cluster, image) as world:
             report = soak(world, arguments, progress)
+            print(report.json() if arguments.output == "json" else report.text(), flush=True)
     except (AssertionError, ClusterError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(report.json() if arguments.output == "json" else report.text(), flush=True)
     return 0 if report.good else 1
 
 
