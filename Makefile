@@ -46,6 +46,10 @@ test-cluster: venv ## Tests on a real control plane with simulated GPU nodes.
 test-e2e: venv ## Tests on a real node with real vLLM behind a real gateway.
 	@$(BIN)/python -m tests e2e
 
+.PHONY: test-catalogue
+test-catalogue: venv ## Each vLLM's own parser reads every option as the operator writes it (nightly; VERSIONS="0.33.0 …": these only).
+	@$(BIN)/python -m tests.catalogue check $(VERSIONS)
+
 .PHONY: verify
 verify: venv ## Formatting, lint, types, layering, and that generated files are up to date.
 	@$(BIN)/python -m tests verify
@@ -53,6 +57,10 @@ verify: venv ## Formatting, lint, types, layering, and that generated files are 
 .PHONY: generate
 generate: venv ## Write the CRD, its chart copy, RBAC and the reference documentation anew.
 	@$(BIN)/python -m vllm_operator.generate
+
+.PHONY: catalogue
+catalogue: venv ## Write the options of vLLM versions anew, or add one: VERSIONS=0.33.0.
+	@$(BIN)/python -m tests.catalogue write $(VERSIONS)
 
 .PHONY: format
 format: venv ## Format the code.

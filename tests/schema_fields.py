@@ -133,7 +133,7 @@ SAMPLES: Mapping[str, tuple[Any, Any]] = {
     ),
     "spec.engine.compilationConfig": ({"mode": 3}, {"cudagraph_capture_sizes": [1, 2, 4]}),
     "spec.engine.args": (
-        {"max-num-partial-prefills": 2, "disable-log-stats": True},
+        {"max-num-queued-reqs": 2, "disable-log-stats": True},
         {"limit-mm-per-prompt": {"image": 2}, "lora-modules": ["a", "b"]},
     ),
     "spec.engine.env[].name": ("EXAMPLE_A", "EXAMPLE_B"),

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from vllm_operator.api.names import LABEL_API_KEYS, LABEL_ENGINE_KEY, LABEL_MODEL
+from vllm_operator.app import gateway as app
 from vllm_operator.app.gateway import AgentSettings, GatewayAgent
 from vllm_operator.cluster import kinds
 from vllm_operator.cluster.base import Object
@@ -17,6 +18,7 @@ from vllm_operator.cluster.reflector import Reflector
 from vllm_operator.gateway import xds
 from vllm_operator.gateway.gather import keep_model, keep_slice
 from vllm_operator.gateway.render import CLUSTER, ROUTES
+from vllm_operator.gateway.state import GatewayState
 
 SETTINGS = AgentSettings(
     (),
@@ -39,12 +41,12 @@ def model(name: str) -> Object:
     )
 
 
-def pods(name: str, address: str) -> Object:
+def pods(name: str, address: str, *, ready: bool = True) -> Object:
     labels = {LABEL_MODEL: name, "kubernetes.io/service-name": name}
     return keep_slice(
         {
             "metadata": {"namespace": "ml", "name": name, "labels": labels},
-            "endpoints": [{"addresses": [address], "conditions": {"ready": True}}],
+            "endpoints": [{"addresses": [address], "conditions": {"ready": ready}}],
             "ports": [{"name": "http", "port": 8000}],
         }
     )
@@ -55,6 +57,7 @@ class Cluster:
 
     def __init__(self) -> None:
         self.addresses: dict[str, str] = {}
+        self.unready: set[str] = set()
         self.synced = asyncio.Event()
 
     def reflectors(self) -> Any:
@@ -68,7 +71,9 @@ class Cluster:
 
         return {
             kinds.VLLM_MODEL: reflector(lambda: [model(name) for name in self.addresses]),
-            kinds.ENDPOINT_SLICE: reflector(lambda: [pods(*each) for each in self.addresses.items()]),
+            kinds.ENDPOINT_SLICE: reflector(
+                lambda: [pods(*each, ready=each[0] not in self.unready) for each in self.addresses.items()]
+            ),
             LABEL_API_KEYS: reflector(list),
             LABEL_ENGINE_KEY: reflector(list),
         }
@@ -82,14 +87,33 @@ class Running:
         self.cluster = cluster
         self.clusters: list[str] | None = []
         """Clusters that Envoy uses; None: it does not answer."""
+        self.healthy: set[str] = set()
+        """Models whose pod answers Envoy."""
         self._client = client
 
     def envoy(self, request: httpx.Request) -> httpx.Response:
         if self.clusters is None:
             raise httpx.ConnectError("away", request=request)
         if request.url.path == "/clusters":
-            return httpx.Response(200, json={"cluster_statuses": [{"name": name} for name in self.clusters]})
+            return httpx.Response(200, json={"cluster_statuses": [*map(self._cluster, self.clusters)]})
         return httpx.Response(200, text="")
+
+    def _cluster(self, name: str) -> Object:
+        model = name.rpartition("/")[2]
+        status = {"failed_active_health_check": model not in self.healthy, "eds_health_status": "HEALTHY"}
+        address = {"socket_address": {"address": self.cluster.addresses.get(model, ""), "port_value": 8000}}
+        return {"name": name, "host_statuses": [{"address": address, "health_status": status}]}
+
+    def endpoints(self, name: str) -> list[str]:
+        """Pods of a model that Envoy was told of."""
+        (found,) = [each for each in (self.agent._told or GatewayState()).models if each.key.name == name]
+        return [each.address for each in found.endpoints]
+
+    async def until(self, look: Callable[[], bool]) -> None:
+        """Wait for something that the agent does."""
+        async with asyncio.timeout(5):
+            while not look():
+                await asyncio.sleep(0.01)
 
     async def get(self, path: str) -> httpx.Response:
         return await self._client.get(f"http://127.0.0.1:{self.agent._health.port}{path}")
@@ -182,3 +206,27 @@ async def test_what_envoy_refuses_is_named_by_model_where_it_can_be(running: Run
     assert await rejected(running) == {"all": None, "models": {}}
     running.refuse(ROUTES, "models")
     assert "the routes of all models" in (await rejected(running))["all"]
+
+
+async def test_pods_that_answer_are_asked_though_kubernetes_calls_them_unready(
+    running: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after an API server was away for a minute; and only as long as they answer."""
+    monkeypatch.setattr(app, "UNREADY_LOOK", 0.05)
+    await running.tell(a=GOOD, b="10.0.0.2")
+    running.clusters, running.healthy = ["model/ml/a", "model/ml/b"], {"a"}
+    running.cluster.unready = {"a", "b"}
+    running.agent._changed.set()
+    await running.until(lambda: running.endpoints("b") == [])
+    assert running.endpoints("a") == [GOOD]
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
+        "ml/a: Kubernetes calls no pod of it ready; those that answer are sent requests"
+    ]
+    running.clusters = None
+    running.cluster.unready = {"a"}
+    running.agent._changed.set()
+    await running.until(lambda: running.endpoints("b") == ["10.0.0.2"])
+    assert running.endpoints("a") == [GOOD], "Envoy does not say that it answers no more"
+    running.clusters, running.healthy = ["model/ml/a", "model/ml/b"], {"b"}
+    await running.until(lambda: running.endpoints("a") == [])
+    assert running.endpoints("b") == ["10.0.0.2"]

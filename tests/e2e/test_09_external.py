@@ -56,7 +56,9 @@ def external(outside: Outside, **fields: Any) -> Object:
 
 
 @pytest.fixture(scope="module")
-def elsewhere(world: World, gateway: Gateway, outside: Outside, tmp_path_factory: pytest.TempPathFactory) -> Outside:
+def elsewhere(
+    world: World, gateway: Gateway, outside: Outside, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Outside]:
     wrong = Authority(tmp_path_factory.mktemp("wrong"), "another")
     secret = {
         "apiVersion": "v1",
@@ -82,7 +84,8 @@ def elsewhere(world: World, gateway: Gateway, outside: Outside, tmp_path_factory
         lambda: gateway.ask("/v1/completions", {"model": "gpt", "prompt": PROMPT}).status_code == 200,
         seconds=30,
     )
-    return outside
+    yield outside
+    world.api.delete("models", gateway.namespace, ELSEWHERE)
 
 
 def status(world: World, gateway: Gateway) -> Object:

@@ -1,23 +1,30 @@
 """vLLM's own parser reads the vectors as they are meant.
 
-The environment is the one of the real node (tests/cluster/vllm_env.py): without it these tests are skipped.
+The environment is the one of the real node (tests/cluster/vllm_env.py): without it these tests are skipped. For the other versions
+that have a catalogue: `make test-catalogue`.
 """
 
 import json
-import os
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.catalogue.every_option import misdescribed, misjudged, misread
+from tests.catalogue.versions import run_in_vllm
+from tests.cluster.settings import VLLM_VERSION
 from tests.cluster.vllm_env import environment_path
 from tests.engine.commands import command
 from tests.engine.test_command import HOSTILE
+from vllm_operator.engine.catalogue import Catalogue, find
 
-pytestmark = pytest.mark.e2e
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(
+        not (environment_path() / "bin" / "python").exists(),
+        reason="vLLM is not installed: `python -m tests.cluster` makes its environment",
+    ),
+]
 
-SCRIPT = Path(__file__).parent / "vllm_parser.py"
 COMMON = {"model_tag": "Qwen/Qwen3-8B", "host": "0.0.0.0", "port": 8000, "served_model_name": ["qwen"]}
 
 ENGINE: list[tuple[dict[str, Any], dict[str, Any]]] = [
@@ -123,24 +130,30 @@ SPECS: list[tuple[dict[str, Any], dict[str, Any]]] = [
 
 
 def test_vllm_reads_what_was_meant() -> None:
-    python = environment_path() / "bin" / "python"
-    if not python.exists():
-        pytest.skip("vLLM is not installed: `python -m tests.cluster` makes its environment")
     expected = [{**COMMON, **attributes} for _, attributes in SPECS]
     cases = [
-        (command(spec, version="0.32.0")[1:], list(wanted)) for (spec, _), wanted in zip(SPECS, expected, strict=True)
+        (command(spec, version=VLLM_VERSION)[1:], list(wanted))
+        for (spec, _), wanted in zip(SPECS, expected, strict=True)
     ]
-    result = subprocess.run(
-        [python, SCRIPT],
-        input=json.dumps(cases),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        cwd="/",
-        env={**os.environ, "PYTHONPATH": "", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"},
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
-    read = json.loads(result.stdout.splitlines()[-1])
+    read = run_in_vllm("parse", stdin=json.dumps(cases))
     wrong = [(spec, got) for (spec, _), wanted, got in zip(SPECS, expected, read, strict=True) if got != wanted]
     assert wrong == []
+
+
+def test_the_catalogue_is_what_vllm_says_of_itself() -> None:
+    assert misdescribed(_catalogue()) == []
+
+
+def test_every_option_is_read_as_it_is_meant() -> None:
+    assert misread(_catalogue()) == []
+
+
+def test_what_is_refused_is_what_vllm_refuses() -> None:
+    assert misjudged(_catalogue()) == []
+
+
+def _catalogue() -> Catalogue:
+    found = find(VLLM_VERSION)
+    assert found is not None
+    assert found.version == VLLM_VERSION
+    return found

@@ -125,6 +125,38 @@ def test_what_is_no_pod_to_be_asked(found: Object) -> None:
     assert one(model(), slices=(found,)).endpoints == ()
 
 
+def both(*addresses: str, **conditions: bool) -> Gathered:
+    """A model with these pods, of which 10.0.0.1 and 10.0.0.2 answer Envoy."""
+    answering = {Key("models", "qwen"): frozenset({Endpoint("10.0.0.1", 8000), Endpoint("10.0.0.2", 8000)})}
+    slices = [keep_slice(slice_of("qwen", *addresses, namespace="models", **conditions))]
+    return gather([keep_model(model())], slices, [], {}, largest_body=1024, answering=answering)
+
+
+def test_pods_that_answer_though_none_is_ready() -> None:
+    """An API server that was away for a minute calls all pods unready when it is back."""
+    found = both("10.0.0.1", "10.0.0.3", ready=False)
+    assert found.unsure == {Key("models", "qwen")}
+    assert found.state.models[0].endpoints == (Endpoint("10.0.0.1", 8000),)
+    assert found.state.models[0].waiting is None
+
+
+@pytest.mark.parametrize(
+    ("addresses", "conditions"),
+    [(("10.0.0.3",), {"ready": False}), (("10.0.0.1",), {"ready": False, "terminating": True}), ((), {})],
+    ids=["it does not answer", "it is about to end", "it is gone"],
+)
+def test_pods_that_are_not_asked_when_none_is_ready(addresses: tuple[str, ...], conditions: dict[str, bool]) -> None:
+    assert both(*addresses, **conditions).state.models[0].endpoints == ()
+
+
+def test_a_pod_that_is_ready_stands_for_all() -> None:
+    slices = [slice_of("qwen", "10.0.0.1", ready=False), slice_of("qwen", "10.0.0.3")]
+    answering = {Key("models", "qwen"): frozenset({Endpoint("10.0.0.1", 8000)})}
+    found = gather([keep_model(model())], map(keep_slice, slices), [], {}, largest_body=1024, answering=answering)
+    assert found.unsure == frozenset()
+    assert found.state.models[0].endpoints == (Endpoint("10.0.0.3", 8000),)
+
+
 def test_why_it_does_not_serve() -> None:
     assert one(model()).waiting == "Pending: the operator has not looked at it yet"
     ready = {"type": "Ready", "status": "False", "reason": "DoesNotFit", "message": "needs 66 GiB\nof 40"}

@@ -235,6 +235,55 @@ def test_an_upgraded_operator_touches_no_child_until_the_spec_is_edited() -> Non
     run_virtual(main)
 
 
+def test_options_that_an_upgraded_operator_would_refuse_are_kept_until_the_spec_is_edited() -> None:
+    older, newer = (BuildSettings(vllm_version=version) for version in ("0.26.0", "0.32.0"))
+    removed = {"max-num-partial-prefills": 2}
+
+    async def main() -> None:
+        cluster = make_cluster()
+        World(cluster)
+        async with Operator(cluster, settings=older) as first:
+            cluster.put(MODELS, make_model({"model": "a/b", "engine": {"args": removed}}))
+            await first.until("Ready", "True")
+            await settle(cluster)
+        before = len(cluster.writes)
+        async with Operator(cluster, settings=newer) as second:
+            await asyncio.sleep(1800)
+            assert cluster.writes[before:] == []
+            assert is_so(cluster, KEY, "Accepted", "True")
+            old_template = template(cluster)
+            change_spec(cluster, engine={"args": removed, "seed": 1})
+            await second.until("Accepted", "False", Reason.INVALID_ENGINE_ARGS)
+            assert template(cluster) == old_template
+            change_spec(cluster, engine={"args": removed, "seed": 1, "version": "0.26.0"})
+            await second.until("Ready", "True")
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize(
+    ("engine", "expected"),
+    [
+        ({}, {"image": "vllm/vllm-openai:v0.32.0", "version": "0.32.0", "optionsChecked": True}),
+        ({"image": "mine:1"}, {"image": "mine:1", "optionsChecked": False}),
+        ({"image": "mine:1", "version": "0.31.2"}, {"image": "mine:1", "version": "0.31.2", "optionsChecked": True}),
+        ({"version": "99.0.0"}, {"image": "vllm/vllm-openai:v99.0.0", "version": "99.0.0", "optionsChecked": False}),
+    ],
+)
+def test_the_status_says_whether_options_were_checked(engine: dict[str, Any], expected: dict[str, Any]) -> None:
+    async def main() -> None:
+        cluster = make_cluster()
+        World(cluster)
+        async with Operator(cluster) as operator:
+            cluster.put(MODELS, make_model({"model": "a/b", "engine": engine}))
+            await operator.until("Ready", "True")
+            model = cluster.peek(MODELS, KEY)
+            assert model is not None
+            assert model["status"]["engine"] == expected
+
+    run_virtual(main)
+
+
 # -- drift -------------------------------------------------------------------------------------------------------------
 
 

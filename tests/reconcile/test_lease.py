@@ -146,6 +146,17 @@ async def test_a_deleted_lease_is_made_again() -> None:
     await one.crash()
 
 
+async def test_a_renewal_is_one_request() -> None:
+    """An API server that takes two seconds for each answer leaves time for one, not for two."""
+    cluster, leaders = MemoryCluster(), set[str]()
+    one = Replica(cluster, "one", leaders)
+    await eventually(lambda: leaders, within=5)
+    cluster.faults = lambda call: Fault(delay=2.0)
+    await asyncio.sleep(600)
+    assert (leaders, one.terms) == ({"one"}, 1)
+    await one.crash()
+
+
 async def test_skewed_clocks_do_no_harm() -> None:
     """A lease that was renewed long ago by its own words is not taken before it has stood still for its duration."""
     cluster, leaders = MemoryCluster(), set[str]()

@@ -22,7 +22,7 @@ from tests.e2e.world import World, alone, brought_up
 
 from .changes import CHANGES, NOTHING, Change, Scene
 from .gateway_log import trouble_in_logs
-from .load import Counts, Failure, LoadProcess, Rates
+from .load import Failure, LoadProcess, Rates
 from .report import Report
 
 TELL_SECONDS = 10.0
@@ -40,7 +40,7 @@ examples:
   python -m tests.soak --minutes 10 -o json > soak.json
 
 Progress goes to standard error. A change that has begun when the time is over is finished.
-exit codes: 0 no request failed, 1 one did or a change did not come about, 2 the cluster could not be brought up
+exit codes: 0 no request failed, 1 one did or a change did not come about, 2 cluster, gateway or models did not come up, or did not go
 """
 
 
@@ -51,7 +51,7 @@ class Soak:
         self._scene = scene
         self._load = load
         self._progress = progress
-        self._last: Counts | None = None
+        self._last = (time.monotonic(), 0)
         self.changes: dict[str, list[float]] = defaultdict(list)
         self.failures: list[Failure] = []
         self.trouble: list[str] = []
@@ -111,11 +111,12 @@ class Soak:
 
     def tell(self) -> None:
         """Say how it stands."""
-        now, last = self._load.counts(), self._last
-        self._last = now
-        rate = "" if last is None else f", {(now.sent - last.sent) / TELL_SECONDS:.0f}/s"
+        now, (before, sent) = self._load.counts(), self._last
+        self._last = (time.monotonic(), now.sent)
+        rate = (now.sent - sent) / (self._last[0] - before)
         self._progress.say(
-            f"{now.sent} sent{rate}, {now.under_way} under way, {now.streams} streams, {now.failed} failed, {now.cut} cut"
+            f"{now.sent} sent, {rate:.0f}/s, {now.under_way} under way, {now.streams} streams, "
+            f"{now.failed} failed, {now.cut} cut"
         )
         for each in now.failures[: max(0, MOST_SHOWN - len(self.failures))]:
             self._progress.say(f"  {each.sample.change}: {each}")
@@ -197,10 +198,10 @@ def main() -> int:
     try:
         with brought_up(progress) as (cluster, image), alone(cluster, image) as world:
             report = soak(world, arguments, progress)
-    except ClusterError as error:
+            print(report.json() if arguments.output == "json" else report.text(), flush=True)
+    except (AssertionError, ClusterError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(report.json() if arguments.output == "json" else report.text(), flush=True)
     return 0 if report.good else 1
 
 

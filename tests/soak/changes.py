@@ -11,6 +11,7 @@ import httpx
 
 from tests.apiserver import Object
 from tests.cluster import LocalCluster
+from tests.cluster.images import VLLM_MOUNT
 from tests.demo.installation import gateway_values
 from tests.e2e import node
 from tests.e2e.api import eventually
@@ -31,7 +32,7 @@ def stand_in(name: str, *, replicas: int = 1) -> Object:
     """A model like the sample, whose pods run the stand-in."""
     container = {
         "name": "vllm",
-        "command": ["python", f"{FOLDER}/{STAND_IN.name}", "--served-model-name", name],
+        "command": [f"{VLLM_MOUNT}/bin/python", f"{FOLDER}/{STAND_IN.name}", "--served-model-name", name],
         "volumeMounts": [{"name": "stand-in", "mountPath": FOLDER}],
     }
     volume = {"name": "stand-in", "configMap": {"name": "stand-in"}}

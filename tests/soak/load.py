@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import multiprocessing
+import os
 import random
 import resource
 import signal
@@ -325,6 +326,8 @@ class LoadProcess:
 def _serve(pipe: Connection, load: Load) -> None:
     """What the process does: send, and heed the other end of the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who has started it.
+    with contextlib.suppress(PermissionError):
+        os.nice(-10)  # Clients have processors of their own elsewhere: a busy machine must not make them late.
     asyncio.run(_heed(pipe, load))
 
 

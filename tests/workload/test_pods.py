@@ -187,7 +187,7 @@ def test_cache(cache: dict[str, Any] | None, volume: dict[str, Any]) -> None:
 def test_the_kubelet_expands_nothing_in_the_command(word: str, escaped: str) -> None:
     assert escape_expansion(word) == escaped
     assert expand(escaped) == word
-    assert escaped in container({**MODEL, "engine": {"args": {"x": word}}})["command"]
+    assert escaped in container({**MODEL, "engine": {"args": {"response-role": word}}})["command"]
 
 
 def expand(text: str) -> str:

@@ -104,7 +104,8 @@ REASONS: dict[Reason, tuple[str, str]] = {
     Reason.ACCEPTED: ("The spec is valid and everything it refers to exists.", "Nothing."),
     Reason.INVALID_SPEC: ("A field has a value that cannot be used; the message names it.", "Change the field."),
     Reason.INVALID_ENGINE_ARGS: (
-        "An option of vLLM is given twice, is owned by the operator, or cannot be written as an argument.",
+        "An option or a value is none that the vLLM version takes, is given twice, is owned by the operator, or cannot be written "
+        "as an argument.",
         "Change the field that the message names.",
     ),
     Reason.INVALID_PARALLELISM: (

@@ -1203,6 +1203,9 @@ class EngineStatus(Model):
     """vLLM version, when it is known."""
     image: Annotated[str, Field(max_length=512)] | None = None
     """Image of the vLLM container."""
+    options_checked: bool | None = None
+    """Whether the options were checked against those that this vLLM version takes. False: the version is not known, or its options
+    are not (a custom image without spec.engine.version, a nightly build, a version newer than the operator)."""
 
 
 class CapabilitiesStatus(Model):

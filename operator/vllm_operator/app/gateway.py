@@ -9,6 +9,7 @@ import faulthandler
 import json
 import logging
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -55,9 +56,9 @@ from vllm_operator.gateway.gather import (
     keep_slice,
     named_secrets,
 )
-from vllm_operator.gateway.render import CLUSTER, render
-from vllm_operator.gateway.state import MEBIBYTE, GatewayState
-from vllm_operator.gateway.status import describe_rejected, describe_status
+from vllm_operator.gateway.render import CLUSTER, cluster_name, render
+from vllm_operator.gateway.state import MEBIBYTE, Endpoint, GatewayState
+from vllm_operator.gateway.status import describe_rejected, describe_status, healthy_pods
 from vllm_operator.gateway.xds import XdsServer
 from vllm_operator.serving.external import ExternalState, LookupFailed, look_up
 
@@ -71,6 +72,8 @@ HOSTS = 15.0
 """Seconds between two looks at where the hosts of external models are."""
 AT_ONCE = 1.0
 """Seconds within which a new model's Secrets are read, and its host is looked up."""
+UNREADY_LOOK = 1.0
+"""Seconds between looks at whether pods still answer that are sent requests though Kubernetes calls them unready."""
 STUCK_AFTER = 60.0
 """Seconds that telling Envoy may take before the agent is started anew."""
 DRAIN_AT_LEAST = 5.0
@@ -220,6 +223,9 @@ class GatewayAgent:
         self._named: dict[SecretRef, str] = {}
         self._hosts: dict[str, Found] = {}
         self._told: GatewayState | None = None
+        self._kept: frozenset[Key] = frozenset()
+        """Models of which no pod is ready, and some answer."""
+        self._look_again: asyncio.TimerHandle | None = None
         self._problems: tuple[str, ...] = ()
         self._taken_names: dict[Key, dict[str, Key]] = {}
         self._untold: Mapping[Key, str] = {}
@@ -302,7 +308,7 @@ class GatewayAgent:
     def _objects(self, kind: Kind | str) -> Iterable[Object]:
         return (each for reflector in self._reflectors[kind] for each in reflector.objects.values())
 
-    def _gather(self) -> Gathered:
+    def _gather(self, answering: Mapping[Key, frozenset[Endpoint]]) -> Gathered:
         named = dict(self._named)
         for secret in self._objects(LABEL_ENGINE_KEY):
             metadata = secret["metadata"]
@@ -316,7 +322,32 @@ class GatewayAgent:
             named,
             largest_body=self._settings.largest_body,
             found=self._hosts,
+            answering=answering,
         )
+
+    async def _gather_surely(self) -> Gathered:
+        """What is known; where no pod of a model is ready, Envoy is asked which of those that it has answer."""
+        if self._look_again is not None:
+            self._look_again.cancel()
+        found = self._gather({})
+        if found.unsure:
+            found = self._gather(await self._answering(found.unsure))
+        kept = frozenset(model.key for model in found.state.models if model.key in found.unsure and model.endpoints)
+        for key in sorted(kept - self._kept):
+            log.warning("%s: Kubernetes calls no pod of it ready; those that answer are sent requests", key)
+        self._kept = kept
+        if kept:
+            self._look_again = asyncio.get_running_loop().call_later(UNREADY_LOOK, self._changed.set)
+        return found
+
+    async def _answering(self, models: frozenset[Key]) -> dict[Key, frozenset[Endpoint]]:
+        """The pods of these models that Envoy has and gets answers from; while it does not say, those that it was told of."""
+        clusters = await self._clusters(models)
+        if clusters is None:
+            told = self._told.models if self._told is not None else ()
+            return {model.key: frozenset(model.endpoints) for model in told if model.key in models}
+        healthy = healthy_pods(clusters)
+        return {key: healthy.get(cluster_name(key), frozenset()) for key in models}
 
     async def _tell_for_ever(self) -> None:
         """Tell Envoy what has changed. Nothing before all is known: what is missing would be taken for gone."""
@@ -329,7 +360,7 @@ class GatewayAgent:
             began = time.monotonic()
             await asyncio.sleep(GATHER_DELAY)
             self._changed.clear()
-            found = self._gather()
+            found = await self._gather_surely()
             for problem in found.problems:
                 if problem not in self._problems:
                     log.warning("%s", problem)
@@ -493,10 +524,13 @@ class GatewayAgent:
         )
         return web.json_response(document)
 
-    async def _clusters(self) -> list[dict[str, Any]] | None:
-        """The clusters that Envoy uses, as it shows them; None when it does not answer."""
+    async def _clusters(self, models: Iterable[Key] | None = None) -> list[dict[str, Any]] | None:
+        """The clusters that Envoy uses, of these models or all, as it shows them; None when it does not answer."""
+        wanted = {"format": "json"}
+        if models is not None:
+            wanted["filter"] = f"^({'|'.join(sorted(re.escape(cluster_name(each)) for each in models))})$"
         try:
-            answer = await self._client.get(f"{self._admin}/clusters", params={"format": "json"})
+            answer = await self._client.get(f"{self._admin}/clusters", params=wanted)
             return answer.json().get("cluster_statuses") or []
         except (httpx.HTTPError, ValueError):
             return None

@@ -1,27 +1,18 @@
 """The argument vector of `vllm serve`. Never a shell's: each value is one element, whatever is in it."""
 
-import json
-import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from vllm_operator.api.conditions import Reason
-from vllm_operator.api.errors import Refusal
 from vllm_operator.api.names import PORT
 from vllm_operator.api.types import Engine, VLLMModelSpec
+from vllm_operator.engine.catalogue import Catalogue, Option, Type, find, newest
+from vllm_operator.engine.check import check_parser, check_value, resolve
 from vllm_operator.engine.images import parse_version
-from vllm_operator.engine.options import (
-    APPENDED,
-    COMMA_LISTS,
-    JSON_LISTS,
-    OWNED,
-    SHORT_NAMES,
-    SHUTDOWN_TIMEOUT_SINCE,
-    STORE_TRUE,
-    canonical,
-)
+from vllm_operator.engine.options import OWNED, SHUTDOWN_TIMEOUT_SINCE
 from vllm_operator.engine.termination import decide_termination
+from vllm_operator.engine.words import refusal, show, to_json, to_word
 from vllm_operator.sizing.plan import Plan
 
 CHAT_TEMPLATE_DIRECTORY = "/etc/vllm/chat-template"
@@ -62,6 +53,21 @@ _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9._-]{0,127}")
 _NEGATIVE_INTEGER = re.compile(r"-\d+")
 
 
+@dataclass(frozen=True)
+class _Known:
+    """What is known of the options."""
+
+    catalogue: Catalogue
+    """Those of the version that is run, or, where it has no catalogue, the newest: for how an option is written."""
+    checked: bool
+    """Whether they are those of the version: then what is not among them is refused."""
+
+    @classmethod
+    def of(cls, version: str | None, *, checked: bool) -> "_Known":
+        found = find(version)
+        return cls(found or newest(), checked=checked and found is not None)
+
+
 def build_command(
     spec: VLLMModelSpec,
     *,
@@ -71,6 +77,7 @@ def build_command(
     revision: str | None = None,
     version: str | None = None,
     host: str = "0.0.0.0",
+    checked: bool = True,
 ) -> list[str]:
     """The argument vector for a spec.
 
@@ -78,9 +85,13 @@ def build_command(
     every version has is left out when it is not. `host` is the address to listen on: without one, vLLM listens on every IPv4
     address only (create_server_socket in launchers/launcher.py), so a cluster without IPv4 needs `::`.
 
+    Options and values are checked against the version's catalogue. Where it has none, or with `checked` false, they are written
+    as they are.
+
     Raises Refusal(InvalidEngineArgs) naming the field, its value and what would be right.
     """
     engine = spec.engine or Engine()
+    known = _Known.of(version, checked=checked)
     command = [*(engine.executable or ("vllm", "serve")), model_path]
     command += ["--host", host, "--port", str(PORT), "--served-model-name", *served_model_names]
     for option, size in (
@@ -93,7 +104,7 @@ def build_command(
     if plan.enable_expert_parallel:
         command.append("--enable-expert-parallel")
     if revision is not None:
-        command += _render("revision", revision, where="spec.hub.revision")
+        command += _render(known, "revision", revision, where="spec.hub.revision")
 
     typed: dict[str, str] = {}
     """Option → field that sets it."""
@@ -103,7 +114,9 @@ def build_command(
             continue
         field = f"spec.engine.{Engine.model_fields[attribute].alias or attribute}"
         typed[option] = field
-        command += _render(option, value, where=field)
+        if known.checked:
+            resolve(known.catalogue, option, where=field)
+        command += _render(known, option, value, where=field)
         if option == "tool-call-parser":
             # vLLM parses tool calls only with both (validate_parsed_serve_args)
             typed["enable-auto-tool-choice"] = field
@@ -112,9 +125,11 @@ def build_command(
         field = "spec.engine.chatTemplate"
         typed["chat-template"] = field
         key = engine.chat_template.config_map_key_ref.key
-        command += _render("chat-template", f"{CHAT_TEMPLATE_DIRECTORY}/{key}", where=field)
+        command += _render(known, "chat-template", f"{CHAT_TEMPLATE_DIRECTORY}/{key}", where=field)
 
-    args = _checked_args(engine.args or {}, typed)
+    args = _checked_args(known, engine.args or {}, typed)
+    if known.checked:
+        _check_parsers(known.catalogue, engine, typed, args)
     if plan.max_model_len is not None and "max-model-len" not in typed and "max-model-len" not in args:
         command += ["--max-model-len", str(plan.max_model_len)]
     if model_path.startswith(BUCKETS):
@@ -125,8 +140,23 @@ def build_command(
             command += ["--shutdown-timeout", str(timeout)]
     for name in sorted(args):
         written, value = args[name]
-        command += _render(name, value, where=f"spec.engine.args.{written}")
+        command += _render(known, name, value, where=f"spec.engine.args.{written}")
     return command
+
+
+def _check_parsers(
+    catalogue: Catalogue, engine: Engine, typed: Mapping[str, str], args: Mapping[str, tuple[str, Any]]
+) -> None:
+    """Raise Refusal for parsers that the version does not register, unless a plugin may."""
+    for option, chosen, registered in (
+        ("tool-call-parser", engine.tool_call_parser, catalogue.tool_parsers),
+        ("reasoning-parser", engine.reasoning_parser, catalogue.reasoning_parsers),
+    ):
+        written, given = args.get(option, (option, None))
+        name = given if chosen is None else chosen
+        plugin = "tool-parser-plugin" if option == "tool-call-parser" else "reasoning-parser-plugin"
+        if name is not None and plugin not in args:
+            check_parser(catalogue, registered, name, where=typed.get(option, f"spec.engine.args.{written}"))
 
 
 def _load_format(engine: Engine, args: dict[str, tuple[str, Any]], model_path: str) -> list[str]:
@@ -137,118 +167,123 @@ def _load_format(engine: Engine, args: dict[str, tuple[str, Any]], model_path: s
     if given is None:
         return ["--load-format", _STREAMING[0]]
     if given not in _STREAMING:
-        raise _refusal(
-            f"{field} is {_show(given)}, but the model is {model_path}: for a bucket vLLM takes {', '.join(_STREAMING)}; or leave it out"
+        raise refusal(
+            f"{field} is {show(given)}, but the model is {model_path}: for a bucket vLLM takes {', '.join(_STREAMING)}; or leave it out"
         )
     return []
 
 
-def _checked_args(given: dict[str, Any], typed: dict[str, str]) -> dict[str, tuple[str, Any]]:
+def _checked_args(known: _Known, given: Mapping[str, Any], typed: Mapping[str, str]) -> dict[str, tuple[str, Any]]:
     """spec.engine.args by canonical name: → (name as written, value). Raises Refusal for names that cannot stand."""
+    catalogue = known.catalogue
     result: dict[str, tuple[str, Any]] = {}
     for written in sorted(given):
         value = given[written]
         where = f"spec.engine.args.{written}"
         if not _NAME.fullmatch(written):
-            raise _refusal(
-                f"spec.engine.args has {_show(written)}: write an option's name without leading dashes: letters, digits, dots, "
-                "dashes and underscores, e.g. max-num-partial-prefills"
+            raise refusal(
+                f"spec.engine.args has {show(written)}: write an option's name without leading dashes: letters, digits, dots, "
+                "dashes and underscores, e.g. limit-mm-per-prompt"
             )
-        if written in SHORT_NAMES:
-            raise _refusal(
-                f"{where} is a short form that vLLM takes with one dash only: write its long name, {SHORT_NAMES[written]}"
-                + (f" — {OWNED[SHORT_NAMES[written]]}" if SHORT_NAMES[written] in OWNED else "")
+        if long := catalogue.short_names.get(written):
+            raise refusal(
+                f"{where} is a short form that vLLM takes with one dash only: write its long name, {long}"
+                + (f" — {OWNED[long]}" if long in OWNED else "")
             )
-        name = canonical(written)
-        negated, name = name.startswith("no-"), canonical(name.removeprefix("no-"))
+        name = catalogue.canonical(written)
+        negated, name = name.startswith("no-"), catalogue.canonical(name.removeprefix("no-"))
         base = name.partition(".")[0]
+        if known.checked and base not in OWNED:
+            name = _resolved(catalogue, name, negated=negated, where=where)
+            base = name.partition(".")[0]
         if base in OWNED:
             # without the value: it may be a key or token, and a message is read by more people than a spec
-            raise _refusal(f"{where} is set, but the operator does not let args set --{base}: {OWNED[base]}")
+            raise refusal(f"{where} is set, but the operator does not let args set --{base}: {OWNED[base]}")
         if negated:
             if value is not True:
-                raise _refusal(f"{where} is {_show(value)}: write {name}: true or {name}: false instead")
+                raise refusal(f"{where} is {show(value)}: write {name}: true or {name}: false instead")
             value = False
         if base in typed:
-            raise _refusal(f"{where} is {_show(value)}, but {typed[base]} sets --{base} too: keep one of them")
+            raise refusal(f"{where} is {show(value)}, but {typed[base]} sets --{base} too: keep one of them")
         for option, instead in (*OWNED.items(), *((o, f"{f} sets it") for o, f in typed.items())):
             # argparse takes any unique beginning of a name for the name, but for names of their own (tokenizer)
-            if option.startswith(base) and base not in _TYPED_NAMES:
-                raise _refusal(f"{where} is set, which vLLM may read as an abbreviation of --{option}: {instead}")
+            if not known.checked and option.startswith(base) and base not in _TYPED_NAMES:
+                raise refusal(f"{where} is set, which vLLM may read as an abbreviation of --{option}: {instead}")
         for other, (other_written, _) in result.items():
             if other == name or (other.partition(".")[0] == base and base in (name, other)):
-                raise _refusal(f"{where} and spec.engine.args.{other_written} both set --{base}: keep one of them")
+                raise refusal(f"{where} and spec.engine.args.{other_written} both set --{base}: keep one of them")
         result[name] = (written, value)
     return result
 
 
-def _render(name: str, value: Any, *, where: str) -> list[str]:
+def _resolved(catalogue: Catalogue, name: str, *, negated: bool, where: str) -> str:
+    """The canonical name of an option that the version has, for one that may be abbreviated. Raises Refusal."""
+    option = resolve(catalogue, name, where=where)
+    _, dot, keys = name.partition(".")
+    if negated and not option.negatable:
+        raise refusal(
+            f"{where}: --{option.name} has no --no- form in vLLM {catalogue.version}: it takes {option.expected}"
+        )
+    if dot and not option.takes_keys:
+        raise refusal(f"{where}: --{option.name} has no keys: vLLM {catalogue.version} takes {option.expected}")
+    return option.name + dot + keys
+
+
+def _render(known: _Known, name: str, value: Any, *, where: str) -> list[str]:
     """The words of one option. `name` is canonical."""
     if value is None:
-        raise _refusal(f"{where} is null: give it a value, or leave it out to keep vLLM's default")
+        raise refusal(f"{where} is null: give it a value, or leave it out to keep vLLM's default")
     for text in _strings(value):
         if "\0" in text:
-            raise _refusal(f"{where} is {_show(value)}: an argument cannot hold a NUL character; remove it")
+            raise refusal(f"{where} is {show(value)}: an argument cannot hold a NUL character; remove it")
     flag = f"--{name}"
     if "." in name:
         # read back by json.loads, so that the text "1" stays text
-        return [f"{flag}={_json(value, where)}"]
+        return [f"{flag}={to_json(value, where)}"]
+    option = known.catalogue.option(name)
+    if known.checked and option is not None:
+        check_value(known.catalogue, option, value, where=where)
     if isinstance(value, bool):
         if value:
             return [flag]
-        return [] if name in STORE_TRUE else [f"--no-{name}"]
+        # a switch without a --no- form: false is said by leaving it out
+        switch = option is not None and option.type is Type.BOOLEAN and not option.negatable
+        return [] if switch else [f"--no-{name}"]
     if isinstance(value, list):
-        return _render_list(name, value, where=where)
-    return _valued(flag, _word(value, where), where=where)
+        return _render_list(name, option, value, where=where)
+    return _valued(flag, to_word(value, where), where=where)
 
 
 def _valued(flag: str, word: str, *, where: str) -> list[str]:
     """An option with one value. A value that begins with a dash is joined to its flag, or it would be read as an option."""
     if word == "--":
         # Python's argparse drops it, joined or not
-        raise _refusal(f'{where} is "--", which vLLM\'s parser cannot read as a value: give it another one')
+        raise refusal(f'{where} is "--", which vLLM\'s parser cannot read as a value: give it another one')
     return [f"{flag}={word}"] if word.startswith("-") else [flag, word]
 
 
-def _render_list(name: str, values: list[Any], *, where: str) -> list[str]:
+def _render_list(name: str, option: Option | None, values: list[Any], *, where: str) -> list[str]:
     """The words of an option with several values; how they are written depends on the option."""
     flag = f"--{name}"
-    if name in JSON_LISTS:
-        return [flag, _json(values, where)]
+    if option is not None and option.of == "list":
+        return [flag, to_json(values, where)]
     if not values:
-        raise _refusal(f"{where} is an empty list: leave it out to keep vLLM's default")
+        raise refusal(f"{where} is an empty list: leave it out to keep vLLM's default")
     if any(value is None for value in values):
-        raise _refusal(f"{where} is {_show(values)}: a list's element cannot be null; remove it")
-    words = [_word(value, where) for value in values]
-    if name in COMMA_LISTS:
+        raise refusal(f"{where} is {show(values)}: a list's element cannot be null; remove it")
+    words = [to_word(value, where) for value in values]
+    if option is not None and option.type is Type.COMMA_LIST:
         return _valued(flag, ",".join(words), where=where)
-    if name in APPENDED or len(words) == 1:
+    if len(words) == 1 or (option is not None and option.repeated):
         return [text for word in words for text in _valued(flag, word, where=where)]
     for word in words:
         # argparse takes -1 for a value as long as no option looks like a number; nothing else that begins with a dash
         if word.startswith("-") and not _NEGATIVE_INTEGER.fullmatch(word):
-            raise _refusal(
-                f"{where} is {_show(values)}: vLLM's parser takes the element {_show(word)} for an option, and offers no way "
+            raise refusal(
+                f"{where} is {show(values)}: vLLM's parser takes the element {show(word)} for an option, and offers no way "
                 "to write it in a list of several"
             )
     return [flag, *words]
-
-
-def _word(value: Any, where: str) -> str:
-    """One value as text; an object or list as compact JSON, a boolean within a list as JSON does."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, float) and math.isfinite(value):
-        return repr(value).removesuffix(".0")
-    return _json(value, where)
-
-
-def _json(value: Any, where: str) -> str:
-    """Compact JSON with sorted keys: the same text for the same value."""
-    try:
-        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise _refusal(f"{where} is {_show(value)}, which cannot be written as JSON: {error}") from error
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -262,13 +297,3 @@ def _strings(value: Any) -> Iterator[str]:
         for key, item in value.items():
             yield str(key)
             yield from _strings(item)
-
-
-def _show(value: Any) -> str:
-    """A value for a message, on one line and not too long."""
-    text = json.dumps(value, sort_keys=True, default=str)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _refusal(message: str) -> Refusal:
-    return Refusal(Reason.INVALID_ENGINE_ARGS, message)

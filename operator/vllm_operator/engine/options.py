@@ -1,67 +1,6 @@
-"""What is known of the options of `vllm serve`, and of the parser that reads them.
-
-Read in the source of vLLM 0.32.0: vllm/engine/arg_utils.py (engine options, `_compute_kwargs` for their kinds),
-vllm/entrypoints/launchers/cli_args.py (frontend options), vllm/utils/argparse_utils.py (FlexibleArgumentParser).
-Unknown options are let through: a custom image or a plugin may have more than this table knows.
-
-What that source says, and this module relies on:
-
-- Underscores in an option's name become dashes, up to the first dot (FlexibleArgumentParser.parse_args).
-- `--a.b value` sets a key of the JSON option `--a`; the value is read as JSON, else as text. All dotted keys of one option
-  become one more `--a`, which replaces an `--a` given whole.
-- Any word that begins with `-` and has a dot is taken for such a dotted option, even when it is a value (-0.5).
-- argparse accepts abbreviations, `--max-model` for `--max-model-len`.
-- Every boolean field of the config classes is argparse.BooleanOptionalAction, so has a `--no-` form (enforce_eager and
-  trust_remote_code too); the few others are in STORE_TRUE.
-- A list is one flag and its values (nargs="+"), but for the options in APPENDED, JSON_LISTS and COMMA_LISTS.
-"""
+"""What the operator itself knows of options of `vllm serve`; what vLLM knows of them is in catalogue.py."""
 
 from collections.abc import Mapping
-
-SHORT_NAMES: Mapping[str, str] = {
-    "q": "quantization",
-    "O": "optimization-level",
-    "n": "nnodes",
-    "r": "node-rank",
-    "tp": "tensor-parallel-size",
-    "pp": "pipeline-parallel-size",
-    "dp": "data-parallel-size",
-    "dcp": "decode-context-parallel-size",
-    "pcp": "prefill-context-parallel-size",
-    "dpn": "data-parallel-rank",
-    "dpr": "data-parallel-start-rank",
-    "dpl": "data-parallel-size-local",
-    "dpa": "data-parallel-address",
-    "dpp": "data-parallel-rpc-port",
-    "dpb": "data-parallel-backend",
-    "dph": "data-parallel-hybrid-lb",
-    "dpe": "data-parallel-external-lb",
-    "dpm": "data-parallel-multi-port-external-lb",
-    "ep": "enable-expert-parallel",
-    "sc": "speculative-config",
-    "dc": "diffusion-config",
-    "cc": "compilation-config",
-    "ac": "attention-config",
-    "asc": "api-server-count",
-}
-"""Forms with one dash; `--tp` is no option of vLLM, so these cannot be written in args."""
-
-ALIASES: Mapping[str, str] = {"device-memory-utilization": "gpu-memory-utilization"}
-"""Second long names."""
-
-STORE_TRUE = frozenset(
-    {"headless", "grpc", "data-parallel-multi-port-external-lb", "disable-log-stats", "aggregate-engine-logging"}
-)
-"""Switches without a `--no-` form: false is said by leaving them out."""
-
-APPENDED = frozenset({"middleware"})
-"""Options whose flag is repeated for each value (action="append")."""
-
-JSON_LISTS = frozenset({"allowed-origins", "allowed-methods", "allowed-headers"})
-"""Options whose list is one JSON value."""
-
-COMMA_LISTS = frozenset({"device-ids", "disable-access-log-for-endpoints", "tool-server"})
-"""Options whose list is one value with commas."""
 
 SHUTDOWN_TIMEOUT_SINCE = (0, 18, 0)
 """First version with --shutdown-timeout (in the wheel of 0.18.0, not of 0.17.1)."""
@@ -96,13 +35,33 @@ OWNED: Mapping[str, str] = {
 }
 """Options that the operator sets, or that would take the server away from it → what to do instead."""
 
-
-def canonical(name: str) -> str:
-    """The one spelling of an option's name: dashes, no second name; the part after the first dot is left alone.
-
-    >>> canonical("max_model_len"), canonical("compilation_config.pass_config")
-    ('max-model-len', 'compilation-config.pass_config')
-    """
-    head, dot, rest = name.partition(".")
-    head = head.replace("_", "-")
-    return ALIASES.get(head, head) + dot + rest
+INSTEAD: Mapping[str, str] = {
+    # vLLM's own words, in the help or a warning of the last versions with the option
+    "cuda-graph-sizes": "cudagraph-capture-sizes",
+    "disable-mm-preprocessor-cache": "mm-processor-cache-gb: 0",
+    "enable-multimodal-encoder-data-parallel": "mm-encoder-tp-mode: data",
+    "enable-reasoning": "reasoning-parser",
+    "num-lookahead-slots": "speculative-config",
+    "override-pooler-config": "pooler-config",
+    "task": "runner and convert",
+    # where the last versions with the option put its value (vllm/engine/arg_utils.py of 0.11.2)
+    "eplb-log-balancedness": "eplb-config.log_balancedness",
+    "eplb-step-interval": "eplb-config.step_interval",
+    "eplb-window-size": "eplb-config.window_size",
+    "num-redundant-experts": "eplb-config.num_redundant_experts",
+    "guided-decoding-backend": "structured-outputs-config.backend",
+    "guided-decoding-disable-additional-properties": "structured-outputs-config.disable_additional_properties",
+    "guided-decoding-disable-any-whitespace": "structured-outputs-config.disable_any_whitespace",
+    # the same description under another name
+    "enable-mamba-fine-grained-prefix-cache": "enable-mamba-shared-prefix-checkpoint",
+    "use-gpu-for-pooling-score": "enable-flash-late-interaction",
+    # off since then, and switched on by the other
+    "disable-log-requests": "enable-log-requests: false",
+    # github.com/vllm-project/vllm, issue 29026
+    "rope-scaling": "hf-overrides",
+    "rope-theta": "hf-overrides",
+    # the limit that is left: github.com/vllm-project/vllm, pull request 55256
+    "max-long-partial-prefills": "long-prefill-token-threshold",
+    "max-num-partial-prefills": "long-prefill-token-threshold",
+}
+"""Removed options → what does the same, where vLLM's last version with the option did not say it in the option's help."""

@@ -98,10 +98,6 @@ def build_bootstrap(
                 },
             }
         ],
-        # A pattern names all Secrets whose keys may use a model.
-        "layered_runtime": {
-            "layers": [{"name": "static", "static_layer": {"re2.max_program_size.error_level": 100_000}}]
-        },
     }
 
 

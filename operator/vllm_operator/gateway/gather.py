@@ -50,6 +50,8 @@ class Gathered:
     state: GatewayState
     problems: tuple[str, ...] = ()
     """For the log: what is wrong with a Secret, without anything of its content."""
+    unsure: frozenset[Key] = frozenset()
+    """Models that have pods, none of which is ready."""
 
 
 def gather(
@@ -60,18 +62,23 @@ def gather(
     *,
     largest_body: int,
     found: Mapping[str, Found] = MappingProxyType({}),
+    answering: Mapping[Key, frozenset[Endpoint]] = MappingProxyType({}),
 ) -> Gathered:
     """The state that these objects say.
 
     `named`: (Secret, key in it) → its value: the keys that vLLM and external endpoints ask for, and certificates of the latter.
     `found`: host of an external endpoint → where it was found.
+    `answering`: model → pods that Envoy has and gets answers from. Where none is ready these count, if they are still there: an API server
+    that was away for a minute calls all pods unready when it is back, since it has not heard of their nodes, and all serve.
     """
-    pods, secrets = _pods(slices), list(key_secrets)
+    ready, unready = _pods(slices)
+    pods = {key: others & answering.get(key, frozenset()) for key, others in unready.items()} | ready
+    secrets = list(key_secrets)
     callers = {key_of(each): dict(each["metadata"].get("labels") or {}) for each in secrets}
     keys, problems = read_keys(secrets)
     state = GatewayState(
         models=tuple(
-            read_model(each, pods.get(key_of(each), ()), callers, named, found)
+            read_model(each, tuple(sorted(pods.get(key_of(each), ()))), callers, named, found)
             for each in models
             if "deletionTimestamp" not in each["metadata"]
             and (each["spec"].get("route") or {}).get("enabled") is not False
@@ -79,7 +86,8 @@ def gather(
         keys=keys,
         largest_body=largest_body,
     )
-    return Gathered(state, problems)
+    unsure = frozenset(model.key for model in state.models if model.key in unready and model.key not in ready)
+    return Gathered(state, problems, unsure)
 
 
 def keep_model(model: Object) -> Object:
@@ -122,9 +130,10 @@ def keep_secret(secret: Object) -> Object:
     }
 
 
-def _pods(slices: Iterable[Object]) -> dict[Key, tuple[Endpoint, ...]]:
-    """Model → its pods that are ready and not about to end."""
-    found: dict[Key, set[Endpoint]] = {}
+def _pods(slices: Iterable[Object]) -> tuple[dict[Key, frozenset[Endpoint]], dict[Key, frozenset[Endpoint]]]:
+    """Model → its pods that are ready; and those that are not. Neither has those that are about to end."""
+    ready: dict[Key, frozenset[Endpoint]] = {}
+    unready: dict[Key, frozenset[Endpoint]] = {}
     for each in slices:
         metadata = each["metadata"]
         labels = metadata.get("labels") or {}
@@ -134,10 +143,11 @@ def _pods(slices: Iterable[Object]) -> dict[Key, tuple[Endpoint, ...]]:
             continue
         for endpoint in each["endpoints"]:
             conditions = endpoint.get("conditions") or {}
-            if conditions.get("ready") and not conditions.get("terminating"):
-                pods = found.setdefault(Key(metadata["namespace"], model), set())
-                pods |= {Endpoint(address, int(port)) for address in endpoint.get("addresses") or ()}
-    return {key: tuple(sorted(pods)) for key, pods in found.items()}
+            if not conditions.get("terminating"):
+                found, key = ready if conditions.get("ready") else unready, Key(metadata["namespace"], model)
+                addresses = endpoint.get("addresses") or ()
+                found[key] = found.get(key, frozenset()) | {Endpoint(address, int(port)) for address in addresses}
+    return ready, unready
 
 
 def read_model(

@@ -36,11 +36,10 @@ from vllm_operator.gateway.state import ApiKey, External, GatewayModel, GatewayS
 
 JSONObject = dict[str, Any]
 
-CLUSTER, ROUTES, EXTENSION, LISTENER = (
+CLUSTER, ROUTES, EXTENSION = (
     "type.googleapis.com/envoy.config.cluster.v3.Cluster",
     "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
     "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
-    "type.googleapis.com/envoy.config.listener.v3.Listener",
 )
 _FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
 _ROUTE = "type.googleapis.com/envoy.config.route.v3"

@@ -1,6 +1,6 @@
 """What a gateway does, for people and for the operator. Pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from vllm_operator.api.names import Key
@@ -13,7 +13,7 @@ from vllm_operator.gateway.render import (
     cluster_name,
     model_of,
 )
-from vllm_operator.gateway.state import GatewayState
+from vllm_operator.gateway.state import Endpoint, GatewayState
 from vllm_operator.gateway.xds import Rejection
 
 JSONObject = dict[str, Any]
@@ -29,7 +29,7 @@ def describe_status(
     keys.
     """
     names = decide_names(state.models)
-    health = {str(each.get("name")): _health(each.get("host_statuses") or ()) for each in clusters}
+    healthy = healthy_pods(clusters)
     return {
         "keys": len(state.keys),
         "models": [
@@ -45,7 +45,7 @@ def describe_status(
                 "pods": [
                     {
                         "address": f"{each.address}:{each.port}",
-                        "healthy": health.get(cluster_name(model.key), {}).get((each.address, each.port), False),
+                        "healthy": each in healthy.get(cluster_name(model.key), ()),
                     }
                     for each in sorted(model.endpoints)
                 ],
@@ -107,13 +107,15 @@ def _not_taken(what: str) -> str:
     return f"Envoy has not taken {what} and goes on with what it had"
 
 
-def _health(hosts: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], bool]:
-    """(address, port) → whether Envoy sends requests there."""
-    found = {}
+def healthy_pods(clusters: Iterable[Mapping[str, Any]]) -> dict[str, frozenset[Endpoint]]:
+    """Cluster → where Envoy sends its requests, by its /clusters."""
+    return {str(each.get("name")): frozenset(_healthy(each.get("host_statuses") or ())) for each in clusters}
+
+
+def _healthy(hosts: Iterable[Mapping[str, Any]]) -> Iterator[Endpoint]:
     for host in hosts:
         address = (host.get("address") or {}).get("socket_address") or {}
         status = host.get("health_status") or {}
         failed = any(value is True for name, value in status.items() if name.startswith("failed_"))
-        healthy = status.get("eds_health_status", "HEALTHY") == "HEALTHY" and not failed
-        found[str(address.get("address")), int(address.get("port_value") or 0)] = healthy
-    return found
+        if status.get("eds_health_status", "HEALTHY") == "HEALTHY" and not failed:
+            yield Endpoint(str(address.get("address")), int(address.get("port_value") or 0))

@@ -13,7 +13,7 @@ from datetime import datetime
 from vllm_operator.api.names import Key
 from vllm_operator.cluster import kinds
 from vllm_operator.cluster.base import Cluster, Object
-from vllm_operator.cluster.errors import ApiError
+from vllm_operator.cluster.errors import ApiError, Category
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,8 @@ class LeaderElection:
         self._jitter = jitter
         self._seen: tuple[str, float] | None = None
         """The lease's (holder, renewTime, …) as last seen, and when it was first seen so, by the loop's clock."""
+        self._ours: Object | None = None
+        """The lease as we wrote it last; None when another write may have come after it."""
         self.leading = False
         self.last_renewal = 0.0
         """Loop time of the last successful renewal."""
@@ -78,6 +80,7 @@ class LeaderElection:
         if not self.leading:
             return
         self.leading = False
+        self._ours = None
         try:
             lease = await self._cluster.get(kinds.LEASE, self._lease)
             if lease is not None and (lease.get("spec") or {}).get("holderIdentity") == self._identity:
@@ -92,19 +95,35 @@ class LeaderElection:
         asked = _now()
         try:
             async with asyncio.timeout(self._renew_deadline * 0.3):  # A hung try leaves time for another.
-                lease = await self._cluster.get(kinds.LEASE, self._lease)
-                if lease is None:
-                    await self._cluster.create(kinds.LEASE, self._body(None))
-                elif self._may_take(lease):
-                    await self._cluster.replace(kinds.LEASE, self._body(lease))
-                else:
-                    return False
+                if not await self._renew():
+                    lease = await self._cluster.get(kinds.LEASE, self._lease)
+                    if lease is None:
+                        self._ours = await self._cluster.create(kinds.LEASE, self._body(None))
+                    elif self._may_take(lease):
+                        self._ours = await self._cluster.replace(kinds.LEASE, self._body(lease))
+                    else:
+                        return False
         except (ApiError, TimeoutError) as error:
             log.warning("the lease %s cannot be written: %s", self._lease, str(error) or type(error).__name__)
             return False
         self._seen = None
         self.last_renewal = asked
         return True
+
+    async def _renew(self) -> bool:
+        """Write our own lease again without reading it; False when it is not as we left it.
+
+        With a slow API server one request is in time where two are not.
+        """
+        ours, self._ours = self._ours, None
+        if ours is None:
+            return False
+        try:
+            self._ours = await self._cluster.replace(kinds.LEASE, self._body(ours))
+        except ApiError as error:
+            if error.category not in (Category.CONFLICT, Category.NOT_FOUND):
+                raise
+        return self._ours is not None
 
     def _may_take(self, lease: Object) -> bool:
         spec = lease.get("spec") or {}

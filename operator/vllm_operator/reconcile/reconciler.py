@@ -35,6 +35,7 @@ from vllm_operator.cluster import kinds
 from vllm_operator.cluster.base import Cluster, Object, key_of
 from vllm_operator.cluster.errors import ApiError, Category
 from vllm_operator.cluster.kinds import Kind
+from vllm_operator.engine.catalogue import find
 from vllm_operator.engine.images import resolve_image
 from vllm_operator.reconcile import report as reporting
 from vllm_operator.reconcile import revisions as revs
@@ -60,7 +61,7 @@ from vllm_operator.reconcile.urls import gateway_url
 from vllm_operator.serving.external import ExternalProber, ExternalTarget
 from vllm_operator.serving.probe import Prober, Target
 from vllm_operator.sizing.decide import Decided
-from vllm_operator.sizing.plan import decide_plan
+from vllm_operator.sizing.plan import Plan, decide_plan
 from vllm_operator.workload.children import (
     build_controller_revision,
     build_deployment,
@@ -310,7 +311,7 @@ class Reconciler:
             return await self._decide_external(loaded, spec, spec.external)
         # What the spec alone says is checked first, and shows what is referred to: no hub is asked for a spec that cannot be.
         plan = decide_plan(spec, default_accelerator=self._settings.default_accelerator)
-        template = build_pod_template(key, spec, plan=plan, settings=self._settings)
+        template, refusal = self._first_template(loaded, spec, plan)
         own_key = generated_key_secret(spec, key, self._settings)
         wanted_references = pod_references(template) | _auth_references(spec)
         try:
@@ -326,6 +327,8 @@ class Reconciler:
         wanted = 0 if spec.suspend else spec.replicas
         pinned = revs.find(loaded.revisions, wanted_hash) or await self._but_for_key(loaded, spec, references, own_key)
         if pinned is None:
+            if refusal is not None:
+                raise refusal
             kept = _kept_decision(loaded.revisions, spec)
             data = await self._plan(key, uid, spec, references, kept=kept)
             pinned = await self._new_revision(
@@ -357,6 +360,23 @@ class Reconciler:
             automatic_rollout=rollout is None or rollout.strategy in (None, "Auto"),
             revision_history_limit=(rollout.revision_history_limit if rollout else None) or 10,
         )
+
+    def _first_template(self, loaded: Loaded, spec: VLLMModelSpec, plan: Plan) -> tuple[Object, Refusal | None]:
+        """What the spec alone comes to, for what it refers to. What was decided once may run an older vLLM, or was decided by an
+        operator that knew fewer options, so that its options are not checked again: the refusal is for a spec that is new.
+
+        Raises Refusal.
+        """
+
+        def build(*, checked: bool) -> Object:
+            return build_pod_template(loaded.key, spec, plan=plan, settings=self._settings, checked=checked)
+
+        try:
+            return build(checked=True), None
+        except Refusal as refusal:
+            if refusal.reason is not Reason.INVALID_ENGINE_ARGS or not loaded.revisions:
+                raise
+            return build(checked=False), refusal
 
     async def _decide_external(self, loaded: Loaded, spec: VLLMModelSpec, external: External) -> Decision:
         """What is wanted of a model that runs elsewhere: no children, and what it was before is left without any. Raises Refusal."""
@@ -393,7 +413,11 @@ class Reconciler:
             "servedModelNames": served_model_names(spec, key.name),
             "sizing": decided.status,
             "decided": {"inputsHash": content_hash(sizing_inputs(spec)), **decided.as_json()},
-            "engine": {"image": image.image, **({"version": image.version} if image.version else {})},
+            "engine": {
+                "image": image.image,
+                **({"version": image.version} if image.version else {}),
+                "optionsChecked": find(image.version) is not None,
+            },
             "deployment": deployment,
         }
 

@@ -44,8 +44,12 @@ PROBE_PERIOD_SECONDS = 5
 JSONObject = dict[str, Any]
 
 
-def build_pod_template(key: Key, spec: VLLMModelSpec, *, plan: Plan, settings: BuildSettings) -> JSONObject:
+def build_pod_template(
+    key: Key, spec: VLLMModelSpec, *, plan: Plan, settings: BuildSettings, checked: bool = True
+) -> JSONObject:
     """The pod template of a model, spec.podTemplate merged over it, quantities as the API server writes them.
+
+    `checked`: whether the options must be ones that the vLLM version takes, where that is known.
 
     Raises Refusal when the spec cannot be carried out, or when podTemplate breaks what the operator needs of a pod.
     """
@@ -57,7 +61,7 @@ def build_pod_template(key: Key, spec: VLLMModelSpec, *, plan: Plan, settings: B
             "annotations": {"kubectl.kubernetes.io/default-container": CONTAINER},
         },
         "spec": {
-            "containers": [_build_container(key, spec, plan=plan, settings=settings, source=source)],
+            "containers": [_build_container(key, spec, plan=plan, settings=settings, source=source, checked=checked)],
             "volumes": _build_volumes(spec, source),
             "terminationGracePeriodSeconds": decide_termination(spec).grace_seconds,
             "securityContext": _build_pod_security(settings),
@@ -94,7 +98,7 @@ def escape_expansion(word: str) -> str:
 
 
 def _build_container(
-    key: Key, spec: VLLMModelSpec, *, plan: Plan, settings: BuildSettings, source: ModelSource
+    key: Key, spec: VLLMModelSpec, *, plan: Plan, settings: BuildSettings, source: ModelSource, checked: bool
 ) -> JSONObject:
     engine = spec.engine or Engine()
     image = resolve_image(spec, plan, settings)
@@ -106,6 +110,7 @@ def _build_container(
         revision=source.revision,
         version=image.version,
         host=settings.listen_address,
+        checked=checked,
     )
     container: JSONObject = {
         "name": CONTAINER,
