@@ -56,6 +56,16 @@ class Rejection:
     """How often it was told."""
 
 
+@dataclass(frozen=True)
+class _Encoded:
+    """Resources of a type as they are sent: by name."""
+
+    kind: str
+    found: dict[str, JSONObject]
+    texts: dict[str, str]
+    versions: dict[str, str]
+
+
 @dataclass
 class XdsServer:
     """Tells what was published last."""
@@ -87,33 +97,44 @@ class XdsServer:
             wanted = resources.by_type
             before = self.published.get(CLUSTER, {})
             going = {name: each for name, each in before.items() if name not in wanted[CLUSTER]}
-            self._set({CLUSTER: {**going, **wanted[CLUSTER]}, EXTENSION: wanted[EXTENSION]})
+            self._set(self._encode(CLUSTER, {**going, **wanted[CLUSTER]}), self._encode(EXTENSION, wanted[EXTENSION]))
             if self.published.get(ROUTES) != wanted[ROUTES]:
-                await self._wait_taken((CLUSTER, ()))
-                await self._wait_warm()
-                self._set({ROUTES: wanted[ROUTES]})
+                # Routes of a thousand models take a while to write down: meanwhile Envoy takes the clusters.
+                routes, _ = await asyncio.gather(
+                    asyncio.to_thread(self._encode, ROUTES, wanted[ROUTES]), self._wait_taken((CLUSTER, ()))
+                )
+                # A cluster that was there before serves until what it has become is warm.
+                if not wanted[CLUSTER].keys() <= before.keys():
+                    await self._wait_warm()
+                self._set(routes)
             if going:
                 await self._wait_taken((ROUTES, tuple(sorted(wanted[ROUTES]))))
-                self._set({CLUSTER: wanted[CLUSTER]})
+                self._set(self._encode(CLUSTER, wanted[CLUSTER]))
 
-    def _set(self, parts: Mapping[str, Mapping[str, JSONObject]]) -> None:
-        for kind, found in parts.items():
-            before, texts, versions = (
-                self.published.get(kind, {}),
-                self._texts.get(kind, {}),
-                self._versions.get(kind, {}),
-            )
-            same = {name for name, each in found.items() if before.get(name) == each}
-            self.published[kind] = dict(found)
-            self._texts[kind] = {
-                name: texts[name] if name in same else json.dumps(each) for name, each in found.items()
-            }
-            self._versions[kind] = {
-                name: versions[name] if name in same else text_hash(text) for name, text in self._texts[kind].items()
-            }
-            self._whole[kind] = content_hash(sorted(self._versions[kind].items()))
+    def _encode(self, kind: str, found: Mapping[str, JSONObject]) -> _Encoded:
+        """What is to be published of a type. What is the same as before is not written down again."""
+        before, texts, versions = (
+            self.published.get(kind, {}),
+            self._texts.get(kind, {}),
+            self._versions.get(kind, {}),
+        )
+        same = {name for name, each in found.items() if before.get(name) == each}
+        new = {name: texts[name] if name in same else json.dumps(each) for name, each in found.items()}
+        return _Encoded(
+            kind,
+            dict(found),
+            new,
+            {name: versions[name] if name in same else text_hash(text) for name, text in new.items()},
+        )
+
+    def _set(self, *parts: _Encoded) -> None:
+        for each in parts:
+            self.published[each.kind], self._texts[each.kind] = each.found, each.texts
+            self._versions[each.kind] = each.versions
+            self._whole[each.kind] = content_hash(sorted(each.versions.items()))
+        kinds = {each.kind for each in parts}
         for subject, futures in self._held.items():
-            if subject[0] in parts:
+            if subject[0] in kinds:
                 for future in futures:
                     if not future.done():
                         future.set_result(None)
