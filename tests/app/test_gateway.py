@@ -204,8 +204,8 @@ async def test_what_envoy_refuses_is_named_by_model_where_it_can_be(running: Run
     assert (await rejected(running))["models"]["ml/b"] == "Envoy has not taken it"
     running.clusters = None
     assert await rejected(running) == {"all": None, "models": {}}
-    running.refuse(ROUTES, "models")
-    assert "the routes of all models" in (await rejected(running))["all"]
+    running.refuse(ROUTES, "others")
+    assert "routes of models" in (await rejected(running))["all"]
 
 
 async def test_pods_that_answer_are_asked_though_kubernetes_calls_them_unready(

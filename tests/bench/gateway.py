@@ -20,7 +20,7 @@ from tests.cluster.progress import Progress
 from tests.cluster.settings import ENVOY_REQUIREMENT
 from tests.gateway.envoy import Gateway, free_port, gateway
 from vllm_operator.api.names import Key
-from vllm_operator.gateway.render import render
+from vllm_operator.gateway.render import CLUSTER, render
 from vllm_operator.gateway.state import ApiKey, Endpoint, GatewayModel, GatewayState
 
 from .figures import percentile
@@ -190,6 +190,8 @@ async def effect(emit: Emit, found: Gateway, where: Endpoint, models: int) -> No
             await until(status)
             values.append(time.perf_counter() - began)
             await publishing
+            # The next is a change of a gateway at rest.
+            await found.server.wait_taken((CLUSTER, ()))
     emit("gateway: rendering", "s", rendering, models=models)
     emit("gateway: a model is added, until it is answered for", "s", adding, models=models)
     emit("gateway: a model is removed, until it is not", "s", removing, models=models)

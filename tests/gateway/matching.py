@@ -5,7 +5,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vllm_operator.gateway.scripts import ASK, ASKING, CLIENT_HEADER, NAMESPACE, ROUTE_HEADER, SHOW
+from vllm_operator.gateway.scripts import (
+    ASK,
+    ASKING,
+    CLIENT_HEADER,
+    ELSEWHERE,
+    NAMESPACE,
+    OTHERS,
+    ROUTE_HEADER,
+    SHOW,
+    part_of,
+)
 
 JSONObject = dict[str, Any]
 
@@ -44,10 +54,10 @@ def _lead(request: Request) -> dict[str, str]:
     return {ROUTE_HEADER: f"{kind}{name}"}
 
 
-def list_routes(configuration: JSONObject) -> dict[str, JSONObject]:
+def list_routes(*configurations: JSONObject) -> dict[str, JSONObject]:
     """Name → route."""
-    (host,) = configuration["virtual_hosts"]
-    return {route["name"]: route for route in _routes(host["matcher"])}
+    hosts = [host for each in configurations for host in each["virtual_hosts"]]
+    return {route["name"]: route for host in hosts for route in _routes(host["matcher"])}
 
 
 def _routes(found: Any) -> Iterator[JSONObject]:
@@ -63,8 +73,19 @@ def _routes(found: Any) -> Iterator[JSONObject]:
             yield from _routes(each)
 
 
-def find_route(configuration: JSONObject, request: Request) -> str | None:
-    """Name of the route that a request takes."""
+def find_route(configurations: Mapping[str, JSONObject], request: Request) -> str | None:
+    """Name of the route that a request takes: in the part that its name is of, or, where there is none for it, in the others."""
+    wanted = request.all_headers.get(ROUTE_HEADER, "")
+    found = None
+    if wanted.startswith((ASK, SHOW)):
+        found = _find(configurations[part_of(wanted.partition("/")[2])], request)
+    if found in (None, ELSEWHERE):
+        assert found is not None or not wanted.startswith((ASK, SHOW)), "a part says something of every name"
+        found = _find(configurations[OTHERS], request)
+    return found
+
+
+def _find(configuration: JSONObject, request: Request) -> str | None:
     (host,) = configuration["virtual_hosts"]
     action = _decide(host["matcher"], request)
     if action is None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import random
+import string
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ from tests.gateway.states import ALICE, BOB, TEAM_A, TEAM_B, model, state
 from vllm_operator.api.endpoint import Server
 from vllm_operator.api.names import Key
 from vllm_operator.gateway.render import CLUSTER, render
+from vllm_operator.gateway.scripts import PARTS, part_of
 from vllm_operator.gateway.state import ApiKey, Endpoint, External
 from vllm_operator.gateway.status import describe_rejected, describe_status
 
@@ -145,15 +148,33 @@ async def test_each_caller_finds_the_models_of_all_that_it_belongs_to(tmp_path: 
                 assert (answer.status_code, error(answer)["code"]) == (404, "not_found")
 
 
-@pytest.mark.parametrize("name", ["ask/alpha", "show/alpha", "counted"])
-async def test_nobody_names_a_route(tmp_path: Path, name: str) -> None:
+async def test_names_of_all_kinds_are_found(tmp_path: Path) -> None:
+    """Script and renderer count alike in which part of the routes a name stands."""
+    dice = random.Random(1)
+    letters = string.ascii_letters + string.digits
+    names = tuple(
+        dice.choice(letters) + "".join(dice.choices(letters + "-._/:@", k=dice.randrange(63))) for _ in range(100)
+    )
+    assert {part_of(name) for name in names} == set(PARTS)
+    async with (
+        serve("a") as (a,),
+        gateway(tmp_path, state(model("a", a.endpoint, served_model_names=("z", *names)))) as found,
+    ):
+        for name in ("z", *names):
+            assert served_by(await found.ask({"model": name})) == "a", name
+            assert (await found.ask({"model": f"{name}-"})).status_code == 401, name
+
+
+@pytest.mark.parametrize("header", ["x-vllm-route", "x-vllm-part"])
+@pytest.mark.parametrize("name", ["ask/alpha", "show/alpha", "counted", "names/0", "others"])
+async def test_nobody_names_a_route(tmp_path: Path, name: str, header: str) -> None:
     counted = ApiKey(Key("team-b", "counted"), "counted", "sk-counted-secret", concurrent_requests=8)
     async with serve("a", "b") as (a, b):
         wanted = replace(usual(a, b), keys=(ALICE, BOB, counted))
         async with gateway(tmp_path, wanted) as found:
             for key in (BOB.value, counted.value):
-                for header in ("x-vllm-route", "X-VLLM-Route"):
-                    sent = {header: name}
+                for written in (header, header.upper()):
+                    sent = {written: name}
                     assert served_by(await found.ask({"model": "beta"}, key=key, headers=sent)) == "b"
                     assert (await found.ask({"model": "alpha"}, key=key, headers=sent)).status_code == 404
                     assert (await found.ask({"model": "alpha"}, key=key, headers=sent, path="/x")).status_code == 404

@@ -13,6 +13,7 @@ import yaml
 
 from tests.cluster import envoy
 from tests.cluster.progress import Progress
+from tests.gateway.matching import list_routes
 from tests.gateway.states import ALICE, AUTHORITY, BOB, TEAM_A, TEAM_B, model, state
 from vllm_operator.api.endpoint import Server
 from vllm_operator.api.names import Key
@@ -21,9 +22,11 @@ from vllm_operator.gateway.render import (
     CLUSTER,
     EXTENSION,
     ROUTES,
+    SCOPES,
     Resources,
     render,
 )
+from vllm_operator.gateway.scripts import ELSEWHERE, OTHERS
 from vllm_operator.gateway.state import ApiKey, Endpoint, External, GatewayState
 
 FOLDER = Path(__file__).parent / "golden"
@@ -102,8 +105,18 @@ STATES: dict[str, GatewayState] = {
 
 
 def text(resources: Resources) -> str:
-    found = {kind.rpartition(".")[2]: dict(each) for kind, each in resources.by_type.items()}
-    return yaml.safe_dump(json.loads(json.dumps(found)), sort_keys=False, width=120, allow_unicode=True)
+    found = json.loads(
+        json.dumps({kind.rpartition(".")[2]: dict(each) for kind, each in resources.by_type.items() if kind != SCOPES})
+    )
+    # Parts of the routes that have none say all the same.
+    found["RouteConfiguration"] = {
+        name: each for name, each in found["RouteConfiguration"].items() if name == OTHERS or _leads(each)
+    }
+    return yaml.safe_dump(found, sort_keys=False, width=120, allow_unicode=True)
+
+
+def _leads(configuration: dict[str, Any]) -> bool:
+    return list_routes(configuration).keys() != {ELSEWHERE}
 
 
 @pytest.mark.parametrize("name", STATES)
@@ -127,8 +140,18 @@ def as_one_file(resources: Resources) -> dict[str, Any]:
     bootstrap = build_bootstrap(port=8080, admin_port=9901, agent_port=9902, largest_body=64 * 1024**2, node="golden")
     del bootstrap["dynamic_resources"]
     for manager in managers(bootstrap):
-        del manager["rds"]
-        (manager["route_config"],) = (dict(each) for each in found[ROUTES].values())
+        parts = manager["scoped_routes"]
+        del parts["scoped_rds"], parts["rds_config_source"]
+        parts["scoped_route_configurations_list"] = {
+            "scoped_route_configurations": [
+                {
+                    "name": name,
+                    "key": scope["key"],
+                    "route_configuration": _without_types(found[ROUTES][scope["route_configuration_name"]]),
+                }
+                for name, scope in found[SCOPES].items()
+            ]
+        }
     managers(bootstrap)[0]["http_filters"] = build_filters(
         largest_body=64 * 1024**2, told={name: each["typed_config"] for name, each in found[EXTENSION].items()}
     )
@@ -145,8 +168,6 @@ def _without_types(value: Any, *, top: bool = True) -> Any:
 @pytest.mark.parametrize("name", STATES)
 def test_envoy_takes_it(name: str, tmp_path: Path) -> None:
     document = as_one_file(render(STATES[name]))
-    for manager in managers(document):
-        manager["route_config"] = _without_types(manager["route_config"])
     static = document["static_resources"]
     static["clusters"] = [_without_types(each) for each in static["clusters"]]
     path = tmp_path / "envoy.json"

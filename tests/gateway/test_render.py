@@ -16,6 +16,7 @@ from vllm_operator.api.endpoint import Server
 from vllm_operator.api.names import Key
 from vllm_operator.gateway.naming import Names
 from vllm_operator.gateway.render import CLUSTER, EXTENSION, ROUTES, describe, render
+from vllm_operator.gateway.scripts import OTHERS
 from vllm_operator.gateway.state import ApiKey, Endpoint, External, GatewayModel
 
 TEAM_C = Key("team-c", "keys")
@@ -23,11 +24,20 @@ POD, OTHER = Endpoint("10.0.0.1", 8000), Endpoint("10.0.0.2", 8000)
 
 
 def routes(*models: Any, **fields: Any) -> dict[str, dict[str, Any]]:
-    return list_routes(render(state(*models, **fields)).by_type[ROUTES]["models"])
+    return list_routes(*render(state(*models, **fields)).by_type[ROUTES].values())
 
 
 def message(route: dict[str, Any]) -> str:
-    return str(route["direct_response"]["body_format"]["json_format"]["error"]["message"])
+    return str(body(route)["error"]["message"])
+
+
+def body(route: dict[str, Any]) -> dict[str, Any]:
+    """What a fixed answer says, for Envoy to format."""
+    form = route["direct_response"]["body_format"]
+    if "json_format" in form:
+        return dict(form["json_format"])
+    assert form["content_type"] == "application/json"
+    return dict(json.loads(form["text_format_source"]["inline_string"]))
 
 
 def test_one_model() -> None:
@@ -65,11 +75,11 @@ def left_out(bad: GatewayModel) -> str:
     (text,) = found.problems.values()
     assert found.problems == {bad.key: text}
     assert alone.problems == {}
-    by_name = list_routes(found.by_type[ROUTES]["models"])
+    by_name = list_routes(*found.by_type[ROUTES].values())
     asked = {name.rpartition("/")[2]: route for name, route in by_name.items() if name.startswith("ask/")}
     assert asked[bad.key.name]["direct_response"]["status"] == 503
     assert message(asked[bad.key.name]).endswith(f"does not answer now: {text}".replace("%", "%%"))
-    assert by_name[f"show/{bad.key.name}"]["direct_response"]["body_format"]["json_format"]["ready"] is False
+    assert body(by_name[f"show/{bad.key.name}"])["ready"] is False
     assert asked["good"]["route"]["cluster"] == "model/models/good"
     return text
 
@@ -147,11 +157,11 @@ def test_only_keys_with_a_limit_of_requests_at_the_same_time_are_counted() -> No
     assert counted[CLUSTER].keys() - plain[CLUSTER].keys() == {name}
     (threshold,) = counted[CLUSTER][name]["circuit_breakers"]["thresholds"]
     assert threshold["max_requests"] == 8
-    (host,), (before,) = (each[ROUTES]["models"]["virtual_hosts"] for each in (counted, plain))
+    (host,), (before,) = (each[ROUTES][OTHERS]["virtual_hosts"] for each in (counted, plain))
     assert _names(host) == {"counted", *_names(before)}
     request = Request("/v1/completions", client="team-a/keys/demo", headers={"x-vllm-route": "counted"})
-    assert find_route(counted[ROUTES]["models"], request) == "counted"
-    assert find_route(plain[ROUTES]["models"], request) == "nothing/team-a/keys"
+    assert find_route(counted[ROUTES], request) == "counted"
+    assert find_route(plain[ROUTES], request) == "nothing/team-a/keys"
     assert host["typed_per_filter_config"]["counted"]["filter_context"] == {"team-a/keys/demo": name}
 
 
@@ -290,8 +300,7 @@ def test_who_is_told_of_what() -> None:
     found = routes(model("open"), model("for-a", callers=frozenset({TEAM_A})), model("for-nobody", callers=frozenset()))
 
     def listed(audience: str) -> list[str]:
-        body = found[f"list/{audience}"]["direct_response"]["body_format"]["json_format"]
-        return [each["id"] for each in body["data"]]
+        return [each["id"] for each in body(found[f"list/{audience}"])["data"]]
 
     assert listed("team-a/keys") == ["for-a", "open"]
     assert listed("team-b/keys") == ["open"]
@@ -338,7 +347,7 @@ def test_requests_get_what_a_list_of_all_routes_would_give_them(
     resources = render(state(*models, keys=(ALICE, BOB)))
     for request in requests:
         expected = by_list(resources.names, request, audiences=(TEAM_A, TEAM_B))
-        assert find_route(resources.by_type[ROUTES]["models"], request) == expected, request
+        assert find_route(resources.by_type[ROUTES], request) == expected, request
 
 
 def by_list(names: Names, request: Request, *, audiences: tuple[Key, ...]) -> str | None:
@@ -375,8 +384,7 @@ def test_many_names_are_not_all_in_a_message() -> None:
 
 def test_a_model_that_has_lost_its_names_is_listed_by_its_own() -> None:
     found = routes(model("old", served_model_names=("chat",), created="1"), model("new", served_model_names=("chat",)))
-    body = found["list/none"]["direct_response"]["body_format"]["json_format"]
-    assert [each["id"] for each in body["data"]] == ["chat", "models/new"]
+    assert [each["id"] for each in body(found["list/none"])["data"]] == ["chat", "models/new"]
 
 
 def test_description() -> None:

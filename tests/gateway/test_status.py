@@ -33,7 +33,7 @@ def test_nothing_is_wrong() -> None:
 @pytest.mark.parametrize(
     ("kind", "name", "what"),
     [
-        (ROUTES, "models", "the routes of all models"),
+        (ROUTES, "names/3", "routes of models"),
         (EXTENSION, AUTHENTICATION, "the callers' keys"),
         (EXTENSION, LIMITS, "the limits of keys"),
     ],
@@ -63,6 +63,6 @@ def test_a_cluster_that_is_not_there_yet_is_no_refusal() -> None:
 
 def test_people_see_what_could_not_be_told() -> None:
     shown = state(model("a", Endpoint("x", 1), namespace="ml"), model("b", namespace="ml", waiting="Starting"))
-    found = describe_status(shown, [], [refused(ROUTES, "models")], {Key("ml", "a"): "it is bad"})
+    found = describe_status(shown, [], [refused(ROUTES, "others")], {Key("ml", "a"): "it is bad"})
     assert [each["waiting"] for each in found["models"]] == ["it is bad", "Starting"]
-    assert found["rejected"] == ["RouteConfiguration models", "ml/a: it is bad"]
+    assert found["rejected"] == ["RouteConfiguration others", "ml/a: it is bad"]

@@ -13,6 +13,7 @@ from tests.gateway.matching import list_routes
 from tests.gateway.states import ALICE, TEAM_A, model, state
 from vllm_operator.gateway import xds
 from vllm_operator.gateway.render import CLUSTER, render
+from vllm_operator.gateway.scripts import OTHERS, PARTS
 from vllm_operator.gateway.state import ApiKey, Endpoint, GatewayModel
 
 POD = Endpoint("10.0.0.1", 8000)
@@ -83,12 +84,16 @@ async def test_a_thousand_models_are_no_more_questions(server: xds.XdsServer, cl
 class Envoy:
     """Asks as Envoy does, and notes in which order it is told."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, *, clusters: bool = True) -> None:
         self._client = client
         self.told: list[tuple[str, list[str]]] = []
         self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self._watch("clusters")
-        self._watch("routes", "models")
+        if clusters:
+            self._watch("clusters")
+        self._ways: dict[str, set[str]] = {}
+        """Part of the routes → clusters that its routes lead to."""
+        for part in (OTHERS, *PARTS):
+            self._watch("routes", part)
 
     def _watch(self, kind: str, *about: str) -> None:
         self._tasks[kind, "".join(about)] = asyncio.create_task(self._follow(kind, *about))
@@ -103,7 +108,8 @@ class Envoy:
             if kind == "routes":
                 (found,) = answer["resources"]
                 ways = [each.get("route", {}) for each in list_routes(found).values()]
-                self.told.append((kind, sorted({each["cluster"] for each in ways if "cluster" in each})))
+                self._ways[found["name"]] = {each["cluster"] for each in ways if "cluster" in each}
+                self.told.append((kind, sorted(set().union(*self._ways.values()))))
                 continue
             self.told.append((kind, names(answer)))
 
@@ -143,10 +149,7 @@ async def test_what_envoy_is_about_to_leave_is_not_what_it_has(
     held = asyncio.create_task(ask(client, "clusters", has=clusters["version_info"]))
     await publishing
     publishing = asyncio.create_task(server.publish(render(state(a))))
-    _, routes = await ask(client, "routes", "models")
-    for _ in range(3):
-        _, newer = await ask(client, "routes", "models", has=routes["version_info"])
-        routes = newer or routes
+    envoy = Envoy(client, clusters=False)
     _, without = await held
     assert names(without) == ["model/models/a"]
     await publishing
@@ -154,6 +157,7 @@ async def test_what_envoy_is_about_to_leave_is_not_what_it_has(
     done, _ = await asyncio.wait([again], timeout=0.5)
     assert not done, "the routes are told before Envoy has said what has become of its clusters"
     again.cancel()
+    await envoy.close()
 
 
 async def test_what_goes_and_comes_back_at_once_is_still_there(
@@ -191,23 +195,23 @@ async def test_nobody_waits_for_endpoints_of_what_has_none(
 
 async def test_a_refusal_is_noted_and_asked_again_slowly(server: xds.XdsServer, client: Client) -> None:
     await server.publish(render(state(model("a", POD))))
-    _, first = await ask(client, "routes", "models")
+    _, first = await ask(client, "routes", OTHERS)
     began = asyncio.get_running_loop().time()
-    assert (await ask(client, "routes", "models"))[1] == first
+    assert (await ask(client, "routes", OTHERS))[1] == first
     assert server.rejections() == [], "it may have been started anew"
     for _ in range(3):
-        assert (await ask(client, "routes", "models"))[1] == first
+        assert (await ask(client, "routes", OTHERS))[1] == first
     assert asyncio.get_running_loop().time() - began > 0.8
     (refused,) = server.rejections()
-    assert (refused.names, refused.version) == (("models",), first["version_info"])
+    assert (refused.names, refused.version) == ((OTHERS,), first["version_info"])
     # Others are told without delay, and what is put right is taken at once.
     assert (await ask(client, "clusters"))[0] == 200
-    again = asyncio.create_task(ask(client, "routes", "models"))
+    again = asyncio.create_task(ask(client, "routes", OTHERS))
     await asyncio.sleep(0.05)
     await server.publish(render(state(model("a", POD, waiting="Starting"))))
     _, second = await again
     assert second["version_info"] != first["version_info"]
-    held = asyncio.create_task(ask(client, "routes", "models", has=second["version_info"]))
+    held = asyncio.create_task(ask(client, "routes", OTHERS, has=second["version_info"]))
     await asyncio.sleep(0.05)
     assert server.rejections() == []
     held.cancel()
@@ -219,7 +223,7 @@ async def test_a_cluster_that_is_refused_delays_no_route(
     """Envoy takes those that are right and asks again with the version that it had."""
     await server.publish(render(state(model("a", POD))))
     _, clusters = await ask(client, "clusters")
-    _, routes = await ask(client, "routes", "models")
+    _, routes = await ask(client, "routes", OTHERS)
     had = clusters["version_info"]
     taken = asyncio.create_task(ask(client, "clusters", has=had))
     async with asyncio.timeout(10):
@@ -244,7 +248,7 @@ async def test_a_cluster_that_is_refused_delays_no_route(
     assert names((await taken)[1]) == ["model/models/a", "model/models/b"]
     (refused,) = server.rejections()
     assert (refused.type, refused.names, refused.changed) == (CLUSTER, (), frozenset({"model/models/a"}))
-    assert (await ask(client, "routes", "models", has=routes["version_info"]))[0] == 200
+    assert (await ask(client, "routes", OTHERS, has=routes["version_info"]))[0] == 200
     # What changes later is not blamed for it.
     await publish(a, model("b", POD, balance="prefix"), model("c", POD))
     (refused,) = server.rejections()

@@ -14,7 +14,6 @@ from vllm_operator.gateway.render import (
     MOST_HEADERS,
     MOST_HEADERS_KIB,
     REWRITE_FILTER,
-    ROUTE_CONFIGURATION,
     error_body,
     xds_source,
 )
@@ -29,6 +28,8 @@ from vllm_operator.gateway.scripts import (
     LIMIT,
     MODEL,
     NAMESPACE,
+    OTHERS,
+    PART_HEADER,
     PROMPT,
     REWRITE,
 )
@@ -121,7 +122,12 @@ def build_listener(
         "local_reply_config": {"mappers": [_too_many_at_once(counted), *build_local_replies(largest_body)]},
         # Nothing that a client calls itself is believed.
         "early_header_mutation_extensions": [
-            _early_mutation({"remove_on_match": {"key_matcher": {"prefix": each}}} for each in OWN_HEADERS)
+            _early_mutation(
+                [
+                    *({"remove_on_match": {"key_matcher": {"prefix": each}}} for each in OWN_HEADERS),
+                    _set_header(PART_HEADER, OTHERS),
+                ]
+            )
         ],
         "use_remote_address": True,
         "normalize_path": True,
@@ -146,7 +152,6 @@ def build_counted_listener(*, largest_body: int, patience: Patience = Patience()
     """What requests come to, from Envoy itself, when a cluster has counted them. Who asks is known; headers are as the other
     listener has made them.
     """
-    told = {"key": CLIENT_HEADER, "value": f"%REQ({CALLER_HEADER})%"}
     manager = {
         **_build_manager("counted", build_counted_filters(largest_body=largest_body)),
         "codec_type": "HTTP1",
@@ -155,8 +160,9 @@ def build_counted_listener(*, largest_body: int, patience: Patience = Patience()
         "early_header_mutation_extensions": [
             _early_mutation(
                 [
-                    {"append": {"header": told, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}},
+                    _set_header(CLIENT_HEADER, f"%REQ({CALLER_HEADER})%"),
                     {"remove": CALLER_HEADER},
+                    _set_header(PART_HEADER, OTHERS),
                 ]
             )
         ],
@@ -179,7 +185,12 @@ def _build_manager(name: str, filters: list[JSONObject]) -> JSONObject:
     return {
         "@type": _HTTP_MANAGER,
         "stat_prefix": name,
-        "rds": {"route_config_name": ROUTE_CONFIGURATION, "config_source": xds_source()},
+        "scoped_routes": {
+            "name": "parts",
+            "scope_key_builder": {"fragments": [{"header_value_extractor": {"name": PART_HEADER, "index": 0}}]},
+            "rds_config_source": xds_source(),
+            "scoped_rds": {"scoped_rds_config_source": xds_source()},
+        },
         "http_filters": filters,
         "server_header_transformation": "PASS_THROUGH",
         # An answer may be long in coming; a request may not.
@@ -278,6 +289,10 @@ def _early_mutation(mutations: Iterable[JSONObject]) -> JSONObject:
             "mutations": list(mutations),
         },
     }
+
+
+def _set_header(name: str, value: str) -> JSONObject:
+    return {"append": {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
 
 
 def _all_of(*filters: JSONObject) -> JSONObject:

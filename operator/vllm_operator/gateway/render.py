@@ -5,6 +5,7 @@ metadata; the route is looked up by that and by who asks. No name is ever search
 sends decides anything.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,21 +24,27 @@ from vllm_operator.gateway.scripts import (
     CLUSTER_HEADER,
     COUNTED_ROUTE,
     DROP_TOOLS,
+    ELSEWHERE,
     KEYLESS_HEADER,
     MAX_MODEL_LEN,
     NAMESPACE,
     NO_JSON,
     NO_MODEL,
+    OTHERS,
+    PART_HEADER,
+    PARTS,
     PROMPT,
     ROUTE_HEADER,
     SHOW,
+    part_of,
 )
 from vllm_operator.gateway.state import ApiKey, External, GatewayModel, GatewayState
 
 JSONObject = dict[str, Any]
 
-CLUSTER, ROUTES, EXTENSION = (
+CLUSTER, SCOPES, ROUTES, EXTENSION = (
     "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+    "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration",
     "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
     "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
 )
@@ -45,7 +52,7 @@ _FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
 _ROUTE = "type.googleapis.com/envoy.config.route.v3"
 _LUA_PER_ROUTE = f"{_FILTERS}.lua.v3.LuaPerRoute"
 
-ROUTE_CONFIGURATION, AUTHENTICATION, LIMITS, REWRITE_FILTER = "models", "api-keys", "limits", "rewrite"
+AUTHENTICATION, LIMITS, REWRITE_FILTER = "api-keys", "limits", "rewrite"
 COUNTED_FILTER, BUFFER_FILTER, MODEL_FILTER = "counted", "buffer", "model"
 COUNTED_LISTENER = "counted"
 """Takes, within Envoy, the requests that a cluster has counted, and does with them what is done with others at once."""
@@ -104,7 +111,8 @@ def render(state: GatewayState) -> Resources:
     by_type = {
         CLUSTER: clusters,
         EXTENSION: {AUTHENTICATION: build_authentication(state), LIMITS: build_limits(state)},
-        ROUTES: {ROUTE_CONFIGURATION: build_routes(state, names)},
+        SCOPES: build_scopes(),
+        ROUTES: build_routes(state, names),
     }
     return Resources(by_type, names, problems)
 
@@ -395,26 +403,46 @@ def build_counter(key: ApiKey) -> JSONObject:
 # ---- routes
 
 
-def build_routes(state: GatewayState, names: Names) -> JSONObject:
-    """One virtual host. Routes to models are looked up by the name that a script has put into a header: a list of them would be gone
-    through for each request. All else, and models that the caller may not use, is what the caller's audience is told.
+def build_scopes() -> dict[str, JSONObject]:
+    """Which route configuration is for which requests: the value of a header that a script sets."""
+    return {
+        name: {
+            "@type": SCOPES,
+            "name": name,
+            "route_configuration_name": name,
+            "key": {"fragments": [{"string_key": name}]},
+        }
+        for name in (OTHERS, *PARTS)
+    }
+
+
+def build_routes(state: GatewayState, names: Names) -> dict[str, JSONObject]:
+    """Route configurations by name. The routes to models, and what is shown of them, stand in several parts, by their names: for a
+    change of one model Envoy is told of a few of a thousand.
     """
-    counted = _counted(state)
     models = {model.key: model for model in state.models}
-    found: dict[frozenset[Key] | None, dict[str, JSONObject]] = {None: {}}
-    if counted:
-        found[None][COUNTED_ROUTE] = _take(_counted_route())
+    found: dict[str, dict[frozenset[Key] | None, dict[str, JSONObject]]] = {part: {} for part in PARTS}
     for name, shares in names.owners.items():
         serving, stand_in = _who_answers(shares, models)
-        into = found.setdefault(shares[0].model.callers, {})
+        into = found[part_of(name)].setdefault(shares[0].model.callers, {})
         into |= _model_routes(name, shares[0].model, serving, stand_in)
-    audiences = {
-        f"{secret}/": _take(*_audience_routes(secret, names, keys=True))
-        for secret in sorted({key.secret for key in state.keys})
+    hosts = {OTHERS: _others(state, names), **{part: {"matcher": _part(each)} for part, each in found.items()}}
+    return {
+        name: {
+            "@type": ROUTES,
+            "name": name,
+            "max_direct_response_body_size_bytes": 8 * 1024 * 1024,
+            "request_headers_to_remove": [CLIENT_HEADER, KEYLESS_HEADER, PART_HEADER, ROUTE_HEADER, *KEY_HEADERS],
+            "virtual_hosts": [{"name": name, "domains": ["*"], "retry_policy": RETRIES, **host}],
+        }
+        for name, host in hosts.items()
     }
-    others = _take(*_audience_routes(None, names, keys=bool(state.keys)))
-    audience = {"matcher": _look_up(CLIENT_HEADER, "prefix_match_map", audiences, others)}
-    open_to_all = _look_up(ROUTE_HEADER, "exact_match_map", found.pop(None), audience)
+
+
+def _part(found: Mapping[frozenset[Key] | None, Mapping[str, JSONObject]]) -> JSONObject:
+    """Matcher: routes of models, by who may use them. They are looked up by the name that a script has put into a header: a list of
+    them would be gone through for each request.
+    """
     restricted = [
         {
             "predicate": _one_of(callers),
@@ -423,24 +451,38 @@ def build_routes(state: GatewayState, names: Names) -> JSONObject:
         for callers, of_theirs in sorted(found.items(), key=lambda each: sorted(each[0] or ()))
         if callers  # Nobody may use what has no callers.
     ]
-    host: JSONObject = {
-        "name": "models",
-        "domains": ["*"],
-        "retry_policy": RETRIES,
-        # What a caller does not find with its own models is looked for further on.
-        "matcher": {"matcher_list": {"matchers": restricted}, "on_no_match": {"matcher": open_to_all}}
-        if restricted
-        else open_to_all,
+    open_to_all = _look_up(ROUTE_HEADER, "exact_match_map", found.get(None, {}), _take(_elsewhere()))
+    # What a caller does not find with its own models is looked for further on.
+    on_no_match = {"matcher": open_to_all} if found.get(None) else open_to_all["on_no_match"]
+    if not restricted:
+        return open_to_all
+    return {"matcher_list": {"matchers": restricted}, "on_no_match": on_no_match}
+
+
+def _elsewhere() -> JSONObject:
+    """For names that are not there, or not for this caller: what is said to that stands with the others."""
+    change = {"@type": _LUA_PER_ROUTE, "filter_context": {ELSEWHERE: True}}
+    # The script sends it elsewhere: this is what would be answered if it did not.
+    route = {"name": ELSEWHERE, "match": _ANY, "direct_response": {"status": 404}}
+    return {**route, "typed_per_filter_config": {REWRITE_FILTER: change}}
+
+
+def _others(state: GatewayState, names: Names) -> JSONObject:
+    """What is no model's: the list of them, what the caller's audience is told of what is not there, and the way of what is counted."""
+    audiences = {
+        f"{secret}/": _take(*_audience_routes(secret, names, keys=True))
+        for secret in sorted({key.secret for key in state.keys})
     }
-    if counted:
-        clusters = {client_name(key): counter_name(key) for key in counted}
-        host["typed_per_filter_config"] = {COUNTED_FILTER: {"@type": _LUA_PER_ROUTE, "filter_context": clusters}}
+    others = _take(*_audience_routes(None, names, keys=bool(state.keys)))
+    audience = _look_up(CLIENT_HEADER, "prefix_match_map", audiences, others)
+    counted = _counted(state)
+    if not counted:
+        return {"matcher": audience}
+    clusters = {client_name(key): counter_name(key) for key in counted}
+    routes = {COUNTED_ROUTE: _take(_counted_route())}
     return {
-        "@type": ROUTES,
-        "name": ROUTE_CONFIGURATION,
-        "max_direct_response_body_size_bytes": 8 * 1024 * 1024,
-        "request_headers_to_remove": [CLIENT_HEADER, KEYLESS_HEADER, ROUTE_HEADER, *KEY_HEADERS],
-        "virtual_hosts": [host],
+        "matcher": _look_up(ROUTE_HEADER, "exact_match_map", routes, {"matcher": audience}),
+        "typed_per_filter_config": {COUNTED_FILTER: {"@type": _LUA_PER_ROUTE, "filter_context": clusters}},
     }
 
 
@@ -752,12 +794,16 @@ def _header(name: str, value: str) -> JSONObject:
 
 
 def _answer(status: int, body: JSONObject) -> JSONObject:
-    """A fixed answer. Envoy's own formatter makes the JSON, so percent signs are doubled: they begin its commands."""
-    return {"direct_response": {"status": status, "body_format": {"json_format": _escaped(body)}}}
+    """A fixed answer, as text: of JSON Envoy would make a formatter for each value. Percent signs are doubled: they begin its commands."""
+    text = json.dumps(_escaped(body), separators=(",", ":"))
+    source = {"text_format_source": {"inline_string": text}, "content_type": "application/json"}
+    return {"direct_response": {"status": status, "body_format": source}}
 
 
 def _error(status: int, message: str, *, kind: str, code: str, param: str | None = None) -> JSONObject:
     head, dynamic, tail = message.partition(ASKED)
+    if not dynamic:
+        return _answer(status, error_body(message, kind=kind, code=code, param=param))
     text = _escaped(head) + dynamic + _escaped(tail)
     body = _escaped(error_body("", kind=kind, code=code, param=param))
     body["error"]["message"] = text

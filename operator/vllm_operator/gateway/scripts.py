@@ -12,6 +12,13 @@ ROUTE_HEADER = "x-vllm-route"
 ASK, SHOW = "ask/", "show/"
 """How such names begin: a model is asked, or shown; its name follows."""
 COUNTED_ROUTE = "counted"
+PART_HEADER = "x-vllm-part"
+"""Names the part of the routes in which a request's is looked up."""
+OTHERS, _PARTS = "others", 16
+PARTS = tuple(f"names/{number}" for number in range(_PARTS))
+"""The parts: `OTHERS` is for what is no model's, the rest for models by their names (part_of)."""
+ELSEWHERE = "elsewhere"
+"""Wish of a route: that the request takes one of the others instead."""
 NAMESPACE = "vllm"
 """Of the metadata that is about a request."""
 NO_MODEL, NO_JSON = "__none__", "__error__"
@@ -45,6 +52,15 @@ PATHS = (
     *(f"/{each}" for each in ("tokenize", "detokenize", "score", "rerank", "pooling", "classify")),
 )
 """What is passed on to a model; everything else of vLLM's server (metrics, adapters, sleep) stays inside."""
+
+
+def part_of(name: str) -> str:
+    """The part that has the routes of a model's name. MODEL does the same sum."""
+    total = 0
+    for byte in name.encode()[-8:]:
+        total = total * 31 + byte
+    return PARTS[total % _PARTS]
+
 
 # A request without a key is marked, for the next filter: with a key that is wrong it is refused even where none is needed.
 _PATHS = ", ".join(f'["{path}"] = true' for path in PATHS)
@@ -268,13 +284,18 @@ end
 """
 
 # Notes who asks, and for which model, and names the route. Models' names have only some bytes; with others nothing is led anywhere.
-# It does not look names up itself: with the table in its context, Envoy would copy all of that for each request.
 MODEL = f"""
 {_FIND_IN_FORM}
 {_WALK}
 {_MODEL}
-local function lead(handle, kind, name)
-  if name:find("^%w[%w%-%._/:@]*$") then handle:headers():replace("{ROUTE_HEADER}", kind .. name) end
+local function lead(headers, kind, name)
+  if not name:find("^%w[%w%-%._/:@]*$") then return end
+  local total = 0
+  for at = math.max(1, #name - 7), #name do
+    total = total * 31 + byte(name, at)
+  end
+  headers:replace("{ROUTE_HEADER}", kind .. name)
+  headers:replace("{PART_HEADER}", string.format("names/%d", total % {_PARTS}))
 end
 
 function envoy_on_request(handle)
@@ -295,9 +316,9 @@ function envoy_on_request(handle)
       end
     end
     handle:streamInfo():dynamicMetadata():set("{NAMESPACE}", "model", model)
-    lead(handle, "{ASK}", model)
+    lead(handle:headers(), "{ASK}", model)
   elseif headers:get(":method") == "GET" then
-    lead(handle, "{SHOW}", headers:get(":path"):match("^/v1/models/([^?#]*)") or "")
+    lead(headers, "{SHOW}", headers:get(":path"):match("^/v1/models/([^?#]*)") or "")
   end
   handle:clearRouteCache()
 end
@@ -445,6 +466,12 @@ REWRITE = f"""
 {_PREFIX}
 function envoy_on_request(handle)
   local wanted = handle:filterContext()
+  if wanted:get("{ELSEWHERE}") then
+    handle:headers():remove("{ROUTE_HEADER}")
+    handle:headers():replace("{PART_HEADER}", "{OTHERS}")
+    handle:clearRouteCache()
+    return
+  end
   local name, prefix, prompt = wanted:get("name"), wanted:get("prefix"), wanted:get("{PROMPT}")
   local most, drop = wanted:get("{MAX_MODEL_LEN}"), wanted:get("{DROP_TOOLS}")
   if not (prompt or name or most or drop or prefix) then return end

@@ -8,8 +8,8 @@ from vllm_operator.gateway.naming import decide_names
 from vllm_operator.gateway.render import (
     AUTHENTICATION,
     CLUSTER,
+    EXTENSION,
     LIMITS,
-    ROUTE_CONFIGURATION,
     cluster_name,
     model_of,
 )
@@ -67,7 +67,6 @@ def describe_status(
 
 
 _WHAT = {
-    ROUTE_CONFIGURATION: "the routes of all models",
     AUTHENTICATION: "the callers' keys",
     LIMITS: "the limits of keys",
 }
@@ -96,7 +95,8 @@ def describe_rejected(
                 text = "Envoy has not taken it" if name in lacking else _not_taken("what has changed")
                 models.setdefault(model_of(name), set()).add(text)
         else:
-            everything |= {_not_taken(_WHAT.get(name, name)) for name in each.names}
+            what = {_WHAT.get(name, name) for name in each.names} if each.type == EXTENSION else {"routes of models"}
+            everything |= set(map(_not_taken, what))
     return {
         "all": "; ".join(sorted(everything)) or None,
         "models": {name: "; ".join(sorted(texts)) for name, texts in sorted(models.items())},

@@ -17,7 +17,7 @@ from typing import Any
 from aiohttp import web
 
 from vllm_operator.api.names import content_hash, text_hash
-from vllm_operator.gateway.render import CLUSTER, EXTENSION, ROUTES, Resources
+from vllm_operator.gateway.render import CLUSTER, EXTENSION, ROUTES, SCOPES, Resources
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ TAKEN_WITHIN = 5.0
 WARMING_LOOK = 0.02
 """Seconds between looks at whether Envoy uses its clusters."""
 
-PATHS = {"clusters": CLUSTER, "routes": ROUTES, "extension_configs": EXTENSION}
+PATHS = {"clusters": CLUSTER, "scoped-routes": SCOPES, "routes": ROUTES, "extension_configs": EXTENSION}
 
 JSONObject = dict[str, Any]
 _Names = tuple[str, ...]
@@ -97,18 +97,21 @@ class XdsServer:
             wanted = resources.by_type
             before = self.published.get(CLUSTER, {})
             going = {name: each for name, each in before.items() if name not in wanted[CLUSTER]}
-            self._set(self._encode(CLUSTER, {**going, **wanted[CLUSTER]}), self._encode(EXTENSION, wanted[EXTENSION]))
+            self._set(
+                self._encode(CLUSTER, {**going, **wanted[CLUSTER]}),
+                *(self._encode(kind, wanted[kind]) for kind in (EXTENSION, SCOPES)),
+            )
             if self.published.get(ROUTES) != wanted[ROUTES]:
                 # Routes of a thousand models take a while to write down: meanwhile Envoy takes the clusters.
                 routes, _ = await asyncio.gather(
-                    asyncio.to_thread(self._encode, ROUTES, wanted[ROUTES]), self._wait_taken((CLUSTER, ()))
+                    asyncio.to_thread(self._encode, ROUTES, wanted[ROUTES]), self.wait_taken((CLUSTER, ()))
                 )
                 # A cluster that was there before serves until what it has become is warm.
                 if not wanted[CLUSTER].keys() <= before.keys():
                     await self._wait_warm()
                 self._set(routes)
             if going:
-                await self._wait_taken((ROUTES, tuple(sorted(wanted[ROUTES]))))
+                await self.wait_taken(*((ROUTES, (name,)) for name in wanted[ROUTES]))
                 self._set(self._encode(CLUSTER, wanted[CLUSTER]))
 
     def _encode(self, kind: str, found: Mapping[str, JSONObject]) -> _Encoded:
@@ -139,11 +142,11 @@ class XdsServer:
                     if not future.done():
                         future.set_result(None)
 
-    async def _wait_taken(self, subject: _Subject) -> None:
+    async def wait_taken(self, *subjects: _Subject) -> None:
         """Wait until Envoy has what was published, or has not said so for a while."""
         try:
             async with asyncio.timeout(TAKEN_WITHIN):
-                while not self._is_settled(subject):
+                while not all(map(self._is_settled, subjects)):
                     self._heard.clear()
                     await self._heard.wait()
         except TimeoutError:
@@ -201,7 +204,7 @@ class XdsServer:
         if kind in self.published:
             version = self._version(kind, names)
             again = self._sent.get(question) == version != has
-            if version == has:
+            if version == has and not names:
                 self._had[kind] = dict(self._versions[kind])
             if again and (has or question in self._anew):
                 # It was told and did not take it: asked again at once, it would do nothing else.
