@@ -162,7 +162,8 @@ def build_cluster(model: GatewayModel) -> JSONObject:
         "name": cluster_name(model.key),
         "type": "STATIC",
         "load_assignment": build_endpoints(model),
-        "connect_timeout": "2s",
+        # A connection that is too late fails all requests that wait for one: on a busy node 2 s were too short.
+        "connect_timeout": "5s",
         "lb_policy": "LEAST_REQUEST" if model.balance == "leastRequest" else "RING_HASH",
         "circuit_breakers": _most_requests(1_000_000),
         "outlier_detection": {
