@@ -12,7 +12,7 @@ from vllm_operator.engine.lora import ALLOW_UPDATING, DEFAULT_RANK, round_rank
 from vllm_operator.engine.words import refusal
 from vllm_operator.workload.names import by_gateway_alone, served_model_names
 from vllm_operator.workload.settings import BuildSettings
-from vllm_operator.workload.source import ModelSource, resolve_claim
+from vllm_operator.workload.source import ModelSource, resolve_claim, resolve_source
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Lora:
     max_rank: int
     """--max-lora-rank."""
     claims: tuple[str, ...] = ()
-    """PersistentVolumeClaims with adapters, sorted."""
+    """PersistentVolumeClaims with adapters, but for the model's own; sorted."""
     needed: int = 0
     """The highest rank among the adapters; 0: there are none yet."""
 
@@ -82,8 +82,9 @@ def decide_lora(spec: VLLMModelSpec, name: str, settings: BuildSettings, ranks: 
         highest = round_rank(assumed or DEFAULT_RANK)
     elif needed > highest:
         raise refusal(f"spec.engine.args.max-lora-rank is {highest}, but an adapter of spec.adapters has rank {needed}")
-    own = {adapter_source(adapter.source).claim for adapter in spec.adapters} - {None}
-    return Lora(highest, tuple(sorted(claim for claim in own if claim is not None)), min(assumed, highest))
+    found = {adapter_source(adapter.source).claim for adapter in spec.adapters} - {resolve_source(spec).claim}
+    claims = tuple(sorted(claim for claim in found if claim is not None))
+    return Lora(highest, claims, min(assumed, highest))
 
 
 def _check_names(spec: VLLMModelSpec, served: Sequence[str]) -> None:

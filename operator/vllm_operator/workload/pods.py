@@ -75,7 +75,7 @@ def build_pod_template(
             ],
             "volumes": [
                 *_build_volumes(spec, source),
-                *(volume for volume, _ in _adapter_volumes(spec, source, lora) if volume),
+                *(volume for volume, _ in _adapter_volumes(spec, lora) if volume),
             ],
             "terminationGracePeriodSeconds": decide_termination(spec).grace_seconds,
             "securityContext": _build_pod_security(settings),
@@ -141,7 +141,7 @@ def _build_container(
         "command": [escape_expansion(word) for word in command],
         "ports": [{"name": PORT_NAME, "containerPort": PORT, "protocol": "TCP"}],
         "env": _build_environment(key, spec, settings, plan, lora),
-        "volumeMounts": [*_build_mounts(spec, source), *(mount for _, mount in _adapter_volumes(spec, source, lora))],
+        "volumeMounts": [*_build_mounts(spec, source), *(mount for _, mount in _adapter_volumes(spec, lora))],
         **_build_probes(spec),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
@@ -310,14 +310,10 @@ def _build_volumes(spec: VLLMModelSpec, source: ModelSource) -> list[JSONObject]
     return volumes
 
 
-def _adapter_volumes(
-    spec: VLLMModelSpec, source: ModelSource, lora: Lora | None
-) -> Iterator[tuple[JSONObject | None, JSONObject]]:
-    """The volume and the mount of each claim with adapters; no volume where the pod has the claim already."""
+def _adapter_volumes(spec: VLLMModelSpec, lora: Lora | None) -> Iterator[tuple[JSONObject | None, JSONObject]]:
+    """The volume and the mount of each claim with adapters; no volume where it is the cache's."""
     cache = (spec.cache or Cache()).persistent_volume_claim
     for number, claim in enumerate(lora.claims if lora is not None else ()):
-        if claim == source.claim:
-            continue
         found = ModelSource("pvc", "", claim=claim)
         if cache is not None and cache.claim_name == claim:
             yield None, found.mount(volume="cache") or {}
