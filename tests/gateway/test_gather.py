@@ -417,9 +417,9 @@ def test_fields_of_the_gateway_are_found() -> None:
     assert len(_needs_gateway()) >= 6
 
 
-def with_pods(*names: str, **conditions: bool) -> Object:
+def with_pods(*names: str) -> Object:
     """An EndpointSlice with these pods, at 10.0.0.1 and what follows."""
-    found = slice_of("qwen", *(f"10.0.0.{number}" for number in range(1, len(names) + 1)), **conditions)
+    found = slice_of("qwen", *(f"10.0.0.{number}" for number in range(1, len(names) + 1)))
     for endpoint, name in zip(found["endpoints"], names, strict=True):
         endpoint["targetRef"] = {"kind": "Pod", "name": name}
     return found
