@@ -22,7 +22,7 @@ from .outside import NAME, Outside
 from .world import LOAD_SECONDS, World, sample
 
 ADAPTED = "adapted"
-ADAPTERS = {"sql": (8, 1), "law": (8, 2), "large": (64, 3)}
+ADAPTERS = {"sql": (8, 1), "law": (8, 2), "large": (17, 3)}
 """Folder below /adapters → the adapter's rank and seed."""
 SQL = {"name": "sql", "source": "/adapters/sql", "rank": 8}
 
@@ -142,7 +142,7 @@ def test_what_vllm_refuses_is_told(world: World, gateway: Gateway, adapted: str)
     wanted(world, gateway, SQL, {"name": "large", "source": "/adapters/large"})
     until(world, gateway, sql=("Loaded", "1/1"), large=("Failed", "0/1"))
     model = world.api.get("models", gateway.namespace, ADAPTED)
-    assert "LoRA rank 64 is greater than max_lora_rank 16" in model["status"]["adapters"][1]["message"]
+    assert "LoRA rank 17 is greater than max_lora_rank 16" in model["status"]["adapters"][1]["message"]
     assert condition(model, "Ready")["status"] == "True"
 
     def told() -> httpx.Response | None:

@@ -17,6 +17,10 @@ from vllm_operator.hub.errors import HubUnavailableError
 from vllm_operator.hub.hugging_face import AdapterFacts, HubFacts
 from vllm_operator.hub.library import HubSource, Library
 from vllm_operator.reconcile import reconciler
+from vllm_operator.reconcile.adapters import WantedAdapter, describe_adapters
+from vllm_operator.reconcile.observe import PodObservation
+from vllm_operator.serving.adapters import Change, Failure
+from vllm_operator.serving.probe import ProbeResult, ProbeState
 from vllm_operator.workload.settings import BuildSettings
 
 SPEC: Object = {"model": "/models/base"}
@@ -212,6 +216,33 @@ def test_what_a_pod_refuses_is_told_and_tried_again() -> None:
             assert "message" not in model(cluster)["status"]["adapters"][1]
 
     run_virtual(main)
+
+
+def test_a_pod_of_before_that_has_no_room_is_no_failure() -> None:
+    """While a higher rank rolls out."""
+
+    def pod(name: str, *, new: bool) -> PodObservation:
+        return PodObservation(
+            name, name, "10.0.0.1", new, leaving=False, ready=True, scheduled=True, unschedulable=None,
+            unschedulable_since=None, trouble=None, restarts=0, takes_adapters=True,
+        )  # fmt: skip
+
+    wanted = [WantedAdapter("sql", "/adapters/sql", "/adapters/sql", 64)]
+    probes = {
+        "old": ProbeResult(ProbeState.OK),
+        "new": ProbeResult(ProbeState.OK, adapters=(("sql", "/adapters/sql"),)),
+    }
+    refused = {"sql": Failure(Change("load", "sql", "/adapters/sql"), "no room", 1, 0.0)}
+
+    def state(failing: str) -> tuple[str, str]:
+        pods = [pod("new", new=True), pod("old", new=False)]
+        fields = describe_adapters(wanted, {}, pods, probes, {failing: refused}, static=())
+        (found,) = fields["adapters"]
+        assert fields["adapterPods"] == [{"name": "new"}, {"name": "old", "lacks": ["sql"]}]
+        return found["state"], found["pods"]
+
+    assert state("old") == ("Loading", "1/2")
+    assert state("new") == ("Failed", "1/2")
 
 
 def test_what_the_user_loads_himself_is_left_alone() -> None:

@@ -49,8 +49,14 @@ def wanted_before(status: Mapping[str, Any]) -> tuple[WantedAdapter, ...]:
 
 
 def known_ranks(status: Mapping[str, Any]) -> dict[str, int]:
-    """Source → rank, as it was read once: a branch that moves, or a hub that is away, rolls nothing out."""
-    return {each["source"]: each["rank"] for each in status.get("adapters") or () if each.get("rank")}
+    """Source → rank, as it was read once: a branch that moves, or a hub that is away, rolls nothing out. What is known of an adapter
+    that vLLM refuses may be wrong.
+    """
+    return {
+        each["source"]: each["rank"]
+        for each in status.get("adapters") or ()
+        if each.get("rank") and each["state"] != "Failed"
+    }
 
 
 def loaded_in(result: ProbeResult | None) -> dict[str, str] | None:
@@ -113,7 +119,10 @@ def describe_adapters(
         failed = sorted(
             f"pod {pod.name}: {failure.message}"
             for pod in taking
-            if (failure := failures.get(pod.uid, {}).get(each.name)) is not None and failure.change.path == each.path
+            # One of before may not have room for it, and is about to go.
+            if pod.new
+            and (failure := failures.get(pod.uid, {}).get(each.name)) is not None
+            and failure.change.path == each.path
         )
         known = recorded.get(each.name) or {}
         asked = all(loaded_in(probes.get(pod.uid)) is not None for pod in taking)

@@ -171,6 +171,9 @@ class AdapterLoader:
             return f"no answer within {TIMEOUT:g} s"
         except httpx.HTTPError as error:
             return f"the request failed: {str(error) or type(error).__name__}"
+        except Exception as error:
+            log.exception("a bug in the operator while it changed adapters of pod %s", target.pod)
+            return f"the request failed: {type(error).__name__}"
 
 
 _DONE = {"load": "loaded", "replace": "loaded anew", "unload": "unloaded"}
