@@ -176,7 +176,7 @@ SAMPLES: Mapping[str, tuple[Any, Any]] = {
     "spec.route.timeouts.request": _DURATIONS,
     "spec.route.timeouts.backendRequest": _DURATIONS,
     "spec.adapters[].name": ("sql", "team/sql:v2"),
-    "spec.adapters[].source": ("org/sql-lora", "hf://org/sql-lora@v2"),
+    "spec.adapters[].source": ("org/sql-lora", "pvc://adapters/sql"),
     "spec.external.url": ("https://api-a.example.com", "https://api-b.example.com/openai"),
     "spec.defaults.chatTemplateKwargs": ({"enable_thinking": True}, {"enable_thinking": False}),
     "spec.podTemplate.spec": ({"hostname": "a"}, {"hostname": "b"}),

@@ -288,13 +288,20 @@ PAIRS = [
         "Required",
         where="spec.auth.apiKeySecretRef.name",
     ),
-    # what is declared for later
+    # adapters
     pair(
         "spec.adapters",
         [{"name": "a", "source": "org/a"}, {"name": "b", "source": "org/a"}],
         [{"name": "a", "source": "org/a"}, {"name": "a", "source": "org/b"}],
         "Duplicate value",
         where="spec.adapters[1]",
+    ),
+    pair(
+        "spec.adapters",
+        [{"name": "a", "source": "hf://org/a"}],
+        [{"name": "a", "source": "org/a@v1"}],
+        "without a revision",
+        where="spec.adapters[0].source",
     ),
     # models that run elsewhere
     pair("spec.external.url", "https://api.example.com", "api.example.com", "write a URL that begins with"),

@@ -44,8 +44,8 @@ class Outside:
         """What it said."""
         return self.folder / "vllm.log"
 
-    def start(self, *options: str, seconds: float) -> None:
-        """Start it, and wait until it answers."""
+    def start(self, *options: str, seconds: float, **variables: str) -> None:
+        """Start it, with more options and variables, and wait until it answers."""
         words = [
             *(
                 "nice",
@@ -68,6 +68,7 @@ class Outside:
             "VLLM_NO_USAGE_STATS": "1",
             "PATH": f"{environment_path() / 'bin'}:/usr/local/bin:/usr/bin:/bin",
             "HOME": str(self.folder),
+            **variables,
         }
         kept = {name: value for name, value in os.environ.items() if name in ("LANG", "TMPDIR")}
         with self.log.open("ab") as log:

@@ -99,9 +99,9 @@ def test_kubectl_says_what_is_wrong(world: World, namespace: str, spec: dict[str
 
 
 def test_what_is_not_built_yet_is_refused(world: World, namespace: str, measured: Measured) -> None:
-    world.apply(namespace, without_pods("later", adapters=[{"name": "sql", "source": "org/sql-lora"}]))
+    world.apply(namespace, without_pods("later", autoscaling={"maxReplicas": 2}))
     said = world.wait_condition(namespace, "later", "Accepted", "False", "NotImplemented")
     measured(f"said: {said['message']}")
-    assert "adapters" in said["message"]
+    assert "autoscaling" in said["message"]
     model = world.api.get("models", namespace, "later")
     assert condition(model, "Stalled").get("status") == "True"

@@ -17,9 +17,10 @@ from tests.gateway.envoy import Gateway, Pod, error, gateway, serve, served_by
 from tests.gateway.states import ALICE, BOB, TEAM_A, TEAM_B, model, state
 from vllm_operator.api.endpoint import Server
 from vllm_operator.api.names import Key
+from vllm_operator.gateway.naming import adapter_of
 from vllm_operator.gateway.render import CLUSTER, render
 from vllm_operator.gateway.scripts import PARTS, part_of
-from vllm_operator.gateway.state import ApiKey, Endpoint, External
+from vllm_operator.gateway.state import ApiKey, Endpoint, External, GatewayState
 from vllm_operator.gateway.status import describe_rejected, describe_status
 
 pytestmark = pytest.mark.cluster  # Envoy is installed as the cluster's programs are.
@@ -94,7 +95,7 @@ async def test_what_cannot_be_answered_is_told_as_openai_does(tmp_path: Path) ->
             answer = await found.ask(body, key=key)
             assert (answer.status_code, error(answer)["code"]) == (status, code), (body, answer.text)
             assert part in error(answer)["message"]
-        for path in ("/metrics", "/v1/load_lora_adapter", "/v1/../metrics", "/sleep"):
+        for path in ("/metrics", "/v1/../metrics", "/sleep"):
             assert (await found.ask({"model": "beta"}, path=path)).status_code == 404, path
         large = await found.ask(b'{"model": "beta", "x": "' + b"x" * 65 * 1024**2 + b'"}')
         assert (large.status_code, error(large)["code"]) == (413, "request_too_large")
@@ -894,3 +895,55 @@ async def test_what_people_are_shown_of_it(tmp_path: Path) -> None:
             assert healthy == {f"127.0.0.1:{a.endpoint.port}": True, f"127.0.0.1:{b.endpoint.port}": False}
             for key in (ALICE.value, BOB.value, UPSTREAM):
                 assert key not in json.dumps(said)
+
+
+def with_adapters(a: Pod, b: Pod) -> GatewayState:
+    """A model on both pods, with an adapter on both, one on `b` only, and one that no pod has."""
+    base = model("base", a.endpoint, b.endpoint, served_model_names=("chat",), callers=frozenset({TEAM_A}))
+    both = replace(adapter_of(base, "both"), shares_pods=True)
+    some = replace(adapter_of(base, "some"), endpoints=(b.endpoint,))
+    none = replace(adapter_of(base, "none"), endpoints=(), shares_pods=True, waiting="AdapterLoading: 0/2 pods")
+    return state(base, both, some, none)
+
+
+async def test_adapters_are_asked_where_they_are(tmp_path: Path) -> None:
+    async with serve("a", "b") as (a, b), gateway(tmp_path, with_adapters(a, b)) as found:
+        for name in ("some", "base/some"):
+            for _ in range(8):
+                asked = name if name == "some" else f"models/{name}"
+                assert served_by(await found.ask({"model": asked}, key=ALICE.value)) == "b"
+                assert json.loads(b.requests[-1]["body"]) == {"model": "some"}, "the name that vLLM knows"
+        assert {served_by(await found.ask({"model": "both"}, key=ALICE.value)) for _ in range(32)} == {"a", "b"}
+        waiting = await found.ask({"model": "none"}, key=ALICE.value)
+        assert (waiting.status_code, waiting.headers["retry-after"]) == (503, "10")
+        assert error(waiting)["message"] == "The model `none` does not answer now: AdapterLoading: 0/2 pods"
+        assert (await found.ask({"model": "both"}, key=BOB.value)).status_code == 404, "who may use the model, only"
+        listed = {each["id"]: each for each in (await found.get("/v1/models", key=ALICE.value)).json()["data"]}
+        assert list(listed) == ["both", "chat", "none", "some"]
+        assert (listed["some"]["parent"], listed["some"]["root"]) == ("models/base", "models/base/some")
+        assert [each["ready"] for each in listed.values()] == [True, True, False, True]
+        assert "parent" not in listed["chat"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/load_lora_adapter",
+        "/v1/unload_lora_adapter",
+        # What vLLM takes for other hosts' sake, without a key.
+        "/adapters",
+        "/adapters/sql",
+        "/v1/completions/../load_lora_adapter",
+        "/v1/completions/%2e%2e/load_lora_adapter",
+        "/v1//load_lora_adapter",
+        "//adapters",
+        "/v1/load_lora_adapter/",
+    ],
+)
+async def test_callers_change_no_adapters(tmp_path: Path, path: str) -> None:
+    async with serve("a", "b") as (a, b), gateway(tmp_path, with_adapters(a, b)) as found:
+        assert served_by(await found.ask({"model": "chat"}, key=ALICE.value)) in ("a", "b")
+        before = len(a.requests) + len(b.requests)
+        body = {"model": "chat", "lora_name": "own", "lora_path": "evil/adapter", "name": "own", "src": "evil/adapter"}
+        assert (await found.ask(body, path=path, key=ALICE.value)).status_code in (400, 404)
+        assert len(a.requests) + len(b.requests) == before

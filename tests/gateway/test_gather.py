@@ -25,7 +25,7 @@ from vllm_operator.gateway.gather import (
     keep_slice,
     named_secrets,
 )
-from vllm_operator.gateway.render import render
+from vllm_operator.gateway.render import CLUSTER, render
 from vllm_operator.gateway.state import Endpoint, GatewayModel, GatewayState
 from vllm_operator.reconcile.external import build_target, external_fields
 from vllm_operator.reconcile.references import LoadedReferences
@@ -361,7 +361,8 @@ def _needs_gateway() -> list[Field]:
             return refusal.reason is Reason.NEEDS_GATEWAY
         return False
 
-    return [field for field in spec_fields(crd()) if needs(field)]
+    # Of adapters the gateway reads the status: see below, and tests/workload/test_every_field.py.
+    return [each for each in spec_fields(crd()) if needs(each) and not each.path.startswith("spec.adapters")]
 
 
 @pytest.mark.parametrize("field", _needs_gateway(), ids=lambda field: field.path)
@@ -414,3 +415,57 @@ def test_every_field_of_the_gateway_changes_what_envoy_is_told(field: Field, tmp
 
 def test_fields_of_the_gateway_are_found() -> None:
     assert len(_needs_gateway()) >= 6
+
+
+def with_pods(*names: str) -> Object:
+    """An EndpointSlice with these pods, at 10.0.0.1 and what follows."""
+    found = slice_of("qwen", *(f"10.0.0.{number}" for number in range(1, len(names) + 1)))
+    for endpoint, name in zip(found["endpoints"], names, strict=True):
+        endpoint["targetRef"] = {"kind": "Pod", "name": name}
+    return found
+
+
+def loaded(**lacks: list[str]) -> Object:
+    """A status with two adapters, of which pods lack some."""
+    return {
+        "maxModelLen": 4096,
+        "adapters": [
+            {"name": "sql", "source": "org/sql", "state": "Loaded", "pods": "2/2"},
+            {"name": "law", "source": "org/law", "state": "Failed", "pods": "0/2", "message": "rank  64\nis too high"},
+            {"name": "gone", "source": "org/gone", "state": "Unloading", "pods": "1/2"},
+        ],
+        "adapterPods": [{"name": name, **({"lacks": each} if each else {})} for name, each in lacks.items()],
+    }
+
+
+def adapters_of(status: Object, *pods: str, **fields: Any) -> tuple[GatewayModel, ...]:
+    found = read(model(status=status, **fields), slices=(with_pods(*pods),)).state.models
+    assert found[0].key == Key("models", "qwen")
+    return found[1:]
+
+
+def test_adapters_are_models_of_their_own() -> None:
+    sql, law = adapters_of(loaded(a=["law"], b=["law"]), "a", "b", route={"fallback": "other", "weight": 3})
+    assert (sql.key, sql.parent) == (Key("models", "qwen/sql"), Key("models", "qwen"))
+    assert (sql.served_model_names, sql.max_model_len, sql.weight, sql.fallback) == (("sql",), 4096, 3, None)
+    assert (sql.endpoints, sql.waiting) == ((Endpoint("10.0.0.1", 8000), Endpoint("10.0.0.2", 8000)), None)
+    assert sql.shares_pods
+    assert (law.endpoints, law.waiting) == ((), "AdapterFailed: rank 64 is too high")
+
+
+@pytest.mark.parametrize("status", [loaded(a=["law"], b=["law", "sql"]), loaded(a=["law"])])
+def test_only_pods_that_have_an_adapter_are_asked_for_it(status: Object) -> None:
+    """One that lacks it, and one that has just become ready and that the operator has not looked at."""
+    sql, law = adapters_of(status, "a", "b")
+    assert (sql.endpoints, sql.waiting, sql.shares_pods) == ((Endpoint("10.0.0.1", 8000),), None, False)
+    clusters = render(GatewayState(models=(sql, law))).by_type[CLUSTER]
+    assert list(clusters) == ["model/models/qwen/sql"]
+
+
+def test_adapters_of_a_model_that_does_not_serve_say_why() -> None:
+    status = {
+        **loaded(a=[]),
+        "conditions": [{"type": "Ready", "status": "False", "reason": "Starting", "message": "x"}],
+    }
+    for each in adapters_of(status):
+        assert (each.endpoints, each.waiting) == ((), "Starting: x")

@@ -5,6 +5,7 @@ A difference is a change of what gateways do: look at it, then `python -m tests.
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.gateway.states import ALICE, AUTHORITY, BOB, TEAM_A, TEAM_B, model, s
 from vllm_operator.api.endpoint import Server
 from vllm_operator.api.names import Key
 from vllm_operator.gateway.bootstrap import build_bootstrap, build_filters
+from vllm_operator.gateway.naming import adapter_of
 from vllm_operator.gateway.render import (
     CLUSTER,
     EXTENSION,
@@ -31,6 +33,8 @@ from vllm_operator.gateway.state import ApiKey, Endpoint, External, GatewayState
 
 FOLDER = Path(__file__).parent / "golden"
 POD, OTHER = Endpoint("10.0.0.1", 8000), Endpoint("10.0.0.2", 8000)
+
+BASE = model("qwen", POD, OTHER, callers=frozenset({TEAM_A}), upstream_key="generated", max_model_len=40960)
 
 STATES: dict[str, GatewayState] = {
     "nothing": state(keys=()),
@@ -72,6 +76,13 @@ STATES: dict[str, GatewayState] = {
             Endpoint("192.0.2.3", 80),
             external=External(server=Server("plain.example.com", port=80, tls=False)),
         ),
+    ),
+    "adapters": state(
+        BASE,
+        replace(adapter_of(BASE, "sql"), shares_pods=True),
+        replace(adapter_of(BASE, "law"), endpoints=(OTHER,)),
+        replace(adapter_of(BASE, "late"), endpoints=(), shares_pods=True, waiting="AdapterLoading: 0/2 pods"),
+        keys=(ALICE,),
     ),
     "less-than-asked": state(
         model(

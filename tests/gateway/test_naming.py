@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tests.gateway.states import model
 from vllm_operator.api.names import Key
-from vllm_operator.gateway.naming import Names, decide_names, own_name
+from vllm_operator.gateway.naming import Names, adapter_of, decide_names, own_name
 
 
 def shares(names: Names, name: str) -> dict[str, int]:
@@ -29,6 +29,19 @@ def test_the_long_name_is_always_the_models_own() -> None:
     names = decide_names([thief, victim])
     assert shares(names, "models/victim") == {"victim": 1}
     assert names.taken == {thief.key: {"models/victim": victim.key}}
+
+
+def test_an_adapter_has_names_as_a_model_has() -> None:
+    """The older of those who want a name has it, whether it is a model's or an adapter's."""
+    base = model("base", created="2026-01-01T00:00:00Z")
+    other = model("other", created="2026-02-01T00:00:00Z", served_model_names=("sql",))
+    oldest = model("oldest", created="2025-01-01T00:00:00Z", served_model_names=("law",))
+    sql, law = adapter_of(base, "sql"), adapter_of(base, "law")
+    names = decide_names([other, sql, law, base, oldest])
+    assert shares(names, "sql") == shares(names, "models/base/sql") == {"base/sql": 1}
+    assert shares(names, "law") == {"oldest": 1}
+    assert shares(names, "models/base/law") == {"base/law": 1}
+    assert names.taken == {other.key: {"sql": sql.key}, law.key: {"law": oldest.key}}
 
 
 def test_weights_share_a_name() -> None:

@@ -11,6 +11,7 @@ from vllm_operator.gateway.render import AUTHENTICATION, CLUSTER, EXTENSION, LIM
 from vllm_operator.gateway.state import Endpoint
 from vllm_operator.gateway.status import describe_rejected, describe_status
 from vllm_operator.gateway.xds import Rejection
+from vllm_operator.reconcile.gateway_watch import read_answer
 
 A, B = "model/ml/a", "model/ml/b"
 GOES_ON = "and goes on with what it had"
@@ -55,6 +56,12 @@ def test_of_clusters_that_it_has_those_are_meant_that_have_changed() -> None:
     assert told(changed, used=None) == {"all": None, "models": {"ml/a": changes}}
     # One model must not make all others say that they are not served.
     assert told(refused(CLUSTER), used=None) == {"all": None, "models": {}}
+
+
+def test_the_cluster_of_an_adapter_is_told_of_its_model() -> None:
+    found = describe_rejected([refused(CLUSTER)], {}, published=[A, f"{A}/sql", B], used=["xds", A, B])
+    assert found == {"all": None, "models": {"ml/a": "Envoy has not taken it"}}
+    assert read_answer(found).models == {Key("ml", "a"): "Envoy has not taken it"}
 
 
 def test_a_cluster_that_is_not_there_yet_is_no_refusal() -> None:

@@ -9,7 +9,13 @@ import pytest
 
 from tests.hub.files import QWEN3, qwen3_tensors, safetensors
 from tests.hub.server import COMMIT, TOKEN, FakeHub, serving
-from vllm_operator.hub.errors import GatedModelError, HubUnavailableError, InvalidModelError, ModelNotFoundError
+from vllm_operator.hub.errors import (
+    GatedModelError,
+    HubError,
+    HubUnavailableError,
+    InvalidModelError,
+    ModelNotFoundError,
+)
 from vllm_operator.hub.hugging_face import HuggingFaceHub
 
 
@@ -158,3 +164,20 @@ def test_a_header_that_would_fill_the_memory_is_not_read(server: FakeHub, client
     with pytest.raises(InvalidModelError, match="90000000 bytes"):
         HuggingFaceHub(client, endpoint=server.url).read("org/model")
     assert server.sent < 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("config", "rank"),
+    [({"r": 8}, 8), ({"r": 8, "rank_pattern": {"q_proj": 64}}, 64), ({"r": 16, "rank_pattern": None}, 16)],
+)
+def test_rank_of_an_adapter(server: FakeHub, client: httpx.Client, config: dict[str, Any], rank: int) -> None:
+    server.repositories["org/sql"] = {"adapter_config.json": json.dumps(config).encode()}
+    assert HuggingFaceHub(client, endpoint=server.url).read_adapter("org/sql").rank == rank
+
+
+def test_what_is_no_adapter(server: FakeHub, client: httpx.Client) -> None:
+    server.repositories["org/none"] = {"adapter_config.json": b"{}"}
+    with pytest.raises(InvalidModelError, match="has no rank"):
+        HuggingFaceHub(client, endpoint=server.url).read_adapter("org/none")
+    with pytest.raises(HubError):
+        HuggingFaceHub(client, endpoint=server.url).read_adapter("org/missing")

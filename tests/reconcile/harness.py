@@ -2,12 +2,12 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, cast
 
 from tests.reconcile.virtual import eventually, loop_clock
-from tests.reconcile.world import FakeExternal, FakeProber, World, is_so, model_of
+from tests.reconcile.world import FakeExternal, FakeProber, FakeVLLM, World, is_so, model_of
 from vllm_operator.api.conditions import Reason
 from vllm_operator.api.names import Key
 from vllm_operator.api.types import API_VERSION, KIND
@@ -17,7 +17,7 @@ from vllm_operator.cluster import kinds
 from vllm_operator.cluster.base import Object, key_of
 from vllm_operator.cluster.errors import ApiError
 from vllm_operator.cluster.memory import MemoryCluster, Write
-from vllm_operator.hub.hugging_face import HubFacts
+from vllm_operator.hub.hugging_face import AdapterFacts, HubFacts
 from vllm_operator.hub.library import HubSource, Library
 from vllm_operator.reconcile.engine import Engine
 from vllm_operator.reconcile.events import EventRecorder
@@ -27,6 +27,7 @@ from vllm_operator.reconcile.nodes import Nodes
 from vllm_operator.reconcile.queue import WorkQueue
 from vllm_operator.reconcile.reconciler import Reconciler, Timings
 from vllm_operator.reconcile.sizer import Sizer
+from vllm_operator.serving.adapters import AdapterLoader
 from vllm_operator.serving.external import ExternalProber
 from vllm_operator.serving.probe import Prober
 from vllm_operator.workload.peers import read_peers
@@ -50,7 +51,7 @@ def at_once(event: str, obj: Object, deliver: Deliver) -> None:
     deliver()
 
 
-def _unasked(wake: Callable[[Key], None]) -> Library:
+def _unasked(wake: Callable[[Key], None]) -> Library[HubFacts]:
     """A library of which nobody is to ask anything."""
 
     async def read(source: HubSource) -> HubFacts:
@@ -70,7 +71,8 @@ class Operator:
         timings: Timings | None = None,
         channel: Channel = at_once,
         workers: int = 4,
-        library: Callable[[Callable[[Key], None]], Library] | None = None,
+        library: Callable[[Callable[[Key], None]], Library[HubFacts]] | None = None,
+        ranks: Callable[[HubSource], Awaitable[AdapterFacts]] | None = None,
         asks_hub: bool = True,
         gateway: Callable[[Key], Opinion] | None = None,
     ) -> None:
@@ -81,11 +83,13 @@ class Operator:
         self.queue = WorkQueue(jitter=lambda: 0.5)
         self.prober = FakeProber(cluster, self.queue.add)
         self.external = FakeExternal(self.queue.add)
+        self.vllm = FakeVLLM(self.prober.adapters)
         self.results: list[str] = []
         self.reconciler = Reconciler(
             cluster,
             prober=cast(Prober, self.prober),
             external=cast(ExternalProber, self.external),
+            loader=AdapterLoader(self.vllm.ask, look=self.prober.look, wake=self.queue.add),
             recorder=EventRecorder(cluster, loop_clock, instance="test"),
             sizer=Sizer(
                 self.nodes,
@@ -93,6 +97,7 @@ class Operator:
                 asks_hub=asks_hub and library is not None,
                 inspector=Inspector(cluster, image="operator:1", clock=lambda: asyncio.get_running_loop().time()),
                 settings=settings,
+                adapters=ranks and Library(ranks, wake=self.queue.add, clock=lambda: asyncio.get_running_loop().time()),
             ),
             settings=settings,
             clock=loop_clock,

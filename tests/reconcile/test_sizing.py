@@ -65,7 +65,7 @@ class Shelf:
         return HubFacts(published(source.repository), "c0ffee")
 
 
-def library(shelf: Shelf) -> Callable[[Callable[[Key], None]], Library]:
+def library(shelf: Shelf) -> Callable[[Callable[[Key], None]], Library[HubFacts]]:
     """Makes a library in the loop's time, given what wakes a model."""
     return lambda wake: Library(shelf, wake=wake, clock=lambda: asyncio.get_running_loop().time())
 

@@ -4,6 +4,8 @@ They work on a MemoryCluster by its test's hands, so nothing that they write cou
 """
 
 import asyncio
+import json
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -245,6 +247,8 @@ class FakeProber:
         """What every pod's vLLM says of its KV cache."""
         self.sick: dict[str, ProbeResult] = {}
         """Pod uid → an answer other than the right one."""
+        self.adapters: dict[str, dict[str, str]] = {}
+        """Pod uid → its adapters."""
         self.keys_used: dict[Key, set[str | None]] = {}
         self._targets: dict[Key, dict[str, Target]] = {}
         self._results: dict[Key, dict[str, ProbeResult]] = {}
@@ -265,6 +269,10 @@ class FakeProber:
     def results(self, key: Key) -> dict[str, ProbeResult]:
         return dict(self._results.get(key, {}))
 
+    async def look(self, key: Key, uid: str) -> None:
+        if (target := self._targets.get(key, {}).get(uid)) is not None:
+            self._answer(key, target)
+
     def ask_again(self, key: Key) -> None:
         for target in self._targets.get(key, {}).values():
             self._answer(key, target)
@@ -273,12 +281,43 @@ class FakeProber:
         pod = self.cluster.peek(kinds.POD, Key(key.namespace, target.pod))
         if target.uid not in self._targets.get(key, {}) or pod is None:
             return
+        adapters = self.adapters.get(target.uid, {})
         result = self.sick.get(target.uid) or ProbeResult(
-            ProbeState.OK, models=served_names(pod), max_model_len=4096, kv_cache_tokens=self.kv_cache_tokens
+            ProbeState.OK,
+            models=tuple(sorted((*served_names(pod), *adapters))),
+            adapters=tuple(sorted(adapters.items())),
+            max_model_len=4096,
+            kv_cache_tokens=self.kv_cache_tokens,
         )
         if self._results.setdefault(key, {}).get(target.uid) != result:
             self._results[key][target.uid] = result
             self.on_change(key)
+
+
+class FakeVLLM:
+    """Loads adapters as the pods' vLLM would (tests/serving/test_adapters.py has its answers word by word)."""
+
+    def __init__(self, adapters: dict[str, dict[str, str]]) -> None:
+        self.adapters = adapters
+        """Pod uid → adapter → path."""
+        self.refused: dict[str, str] = {}
+        """Path → what it is refused with."""
+        self.asked: list[tuple[str, str, str]] = []
+        """(pod, path of the request, adapter)."""
+
+    async def ask(self, target: Target, path: str, body: Mapping[str, object]) -> tuple[int, str]:
+        name, source = str(body["lora_name"]), str(body.get("lora_path", ""))
+        self.asked.append((target.pod, path, name))
+        await asyncio.sleep(0.5)
+        there = self.adapters.setdefault(target.uid, {})
+        if path == "/v1/unload_lora_adapter":
+            return (200, "Success") if there.pop(name, None) else (404, "not found")
+        if source in self.refused:
+            return 500, json.dumps({"error": {"message": self.refused[source]}})
+        if name in there and not body.get("load_inplace"):
+            return 400, json.dumps({"error": {"message": f"The lora adapter '{name}' has already been loaded."}})
+        there[name] = source
+        return 200, "Success"
 
 
 class FakeExternal:

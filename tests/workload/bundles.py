@@ -7,6 +7,7 @@ from vllm_operator.api.names import Key, content_hash, revision_name
 from vllm_operator.api.types import VLLMModelSpec
 from vllm_operator.sizing.decide import Known, decide
 from vllm_operator.sizing.plan import decide_plan
+from vllm_operator.workload.adapters import decide_lora
 from vllm_operator.workload.children import (
     build_controller_revision,
     build_deployment,
@@ -33,7 +34,8 @@ def pod_template(spec: Mapping[str, Any], settings: BuildSettings = SETTINGS) ->
     """The pod template of a spec as a user writes it."""
     model = parse(spec)
     plan = decide_plan(model, default_accelerator=settings.default_accelerator)
-    return build_pod_template(KEY, model, plan=plan, settings=settings)
+    lora = decide_lora(model, KEY.name, settings, {})
+    return build_pod_template(KEY, model, plan=plan, settings=settings, lora=lora)
 
 
 def pod(spec: Mapping[str, Any], settings: BuildSettings = SETTINGS) -> dict[str, Any]:
@@ -57,7 +59,8 @@ def build_bundle(
     check_implemented(model, gateway=bool(settings.gateway_url))
     known = known or Known(unread="this is a test")
     plan = decide(model, known, default_accelerator=settings.default_accelerator).plan
-    template = build_pod_template(key, model, plan=plan, settings=settings)
+    lora = decide_lora(model, key.name, settings, {})
+    template = build_pod_template(key, model, plan=plan, settings=settings, lora=lora)
     replicas = 0 if model.suspend else model.replicas
     deployment = build_deployment(key, UID, model, template=template, references_hash="0123456789abcdef")
     deployment["spec"]["replicas"] = replicas

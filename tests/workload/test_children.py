@@ -205,7 +205,6 @@ def test_controller_revision() -> None:
     ("spec", "field"),
     [
         ({"autoscaling": {"maxReplicas": 2}}, "spec.autoscaling"),
-        ({"adapters": [{"name": "a", "source": "b/c"}]}, "spec.adapters"),
         ({"defaults": {"temperature": 0}}, "spec.defaults"),
     ],
 )

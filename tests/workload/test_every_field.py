@@ -9,14 +9,16 @@ import pytest
 
 from tests.schema_fields import Field, spec_fields, variants
 from tests.sizing.published import pool, published
-from tests.workload.bundles import build_bundle
+from tests.workload.bundles import build_bundle, parse
 from vllm_operator.api.conditions import Reason
 from vllm_operator.api.crd import crd
 from vllm_operator.api.errors import Refusal
 from vllm_operator.hub.read import facts_by_hand
+from vllm_operator.reconcile.adapters import wanted_adapters
 from vllm_operator.sizing.decide import Known
 from vllm_operator.sizing.pools import Pools
 from vllm_operator.sizing.wanted import read_bytes
+from vllm_operator.workload.settings import BuildSettings
 
 FIELDS = spec_fields(crd())
 
@@ -24,6 +26,7 @@ FIELDS = spec_fields(crd())
 POOLS = Pools(
     tuple(replace(pool(name, 2, 2), node_selector=(("nvidia.com/gpu.product", name),)) for name in ("L40S", "H200"))
 )
+BEHIND = BuildSettings(gateway_url="http://gateway.example")
 SIZED = re.compile(r"spec\.(accelerator\.minMemory|modelFacts)\b.*")
 """Fields that only mean something where the model and the GPUs are known."""
 
@@ -36,6 +39,9 @@ def _built(field: Field, spec: Mapping[str, Any]) -> object:
         facts = facts_by_hand(given["config"], weights_bytes=weights) if given else published("Qwen/Qwen3-8B")
         known = Known(facts=facts, pools=POOLS)
     try:
+        if field.path.startswith("spec.adapters"):
+            # Which adapters these are is no matter of the pods: what is to be loaded is the other half.
+            return build_bundle(spec, BEHIND, known=known), wanted_adapters(parse(spec), {})
         return build_bundle(spec, known=known)
     except Refusal as refusal:
         return refusal

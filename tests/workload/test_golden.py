@@ -23,6 +23,7 @@ FILES = sorted(FOLDER.glob("*.yaml"))
 SETTINGS_BY_FILE: dict[str, BuildSettings] = {
     "non-root": dataclasses.replace(SETTINGS, run_as_user=2000, listen_address="::"),
     "no-gateway": BuildSettings(),
+    "adapters": BuildSettings(gateway_url="http://gateway.example"),
     "behind-the-gateway": BuildSettings(
         gateway_url="http://gateway.example",
         model_network_policy_from=read_peers(

@@ -45,6 +45,15 @@ MODEL_MESSAGE = (
     "write a Hugging Face id (Qwen/Qwen3-8B), hf://org/name@revision, pvc://claim/path, s3://bucket/path, "
     "gs://bucket/path, oci://registry/image:tag, or an absolute path"
 )
+ADAPTER_PATTERN = (
+    r"^(?:(hf://)?[A-Za-z0-9][-A-Za-z0-9._]*/[A-Za-z0-9][-A-Za-z0-9._]*"
+    r"|pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[-A-Za-z0-9._/]*)?"
+    r"|/[-A-Za-z0-9._/]+)$"
+)
+ADAPTER_MESSAGE = (
+    "write a Hugging Face id (org/name, without a revision: vLLM takes none for an adapter), pvc://claim/path, or an "
+    "absolute path"
+)
 MODEL_NAME_MESSAGE = "write letters, digits, - . _ / :, beginning with a letter or digit"
 URL_MESSAGE = "write a URL that begins with http:// or https://, without user, query or fragment"
 
@@ -860,24 +869,26 @@ class Auth(Model):
 
 
 class Adapter(Model):
-    """A LoRA adapter. Not implemented yet: a model that sets it is refused with a reason."""
+    """A LoRA adapter, which vLLM loads and unloads while it runs."""
 
     name: Annotated[
         str,
         Field(
             min_length=1,
             max_length=128,
-            pattern=r"^[-A-Za-z0-9._/:]+$",
+            pattern=r"^[A-Za-z0-9][-A-Za-z0-9._/:]*$",
             json_schema_extra=explained(MODEL_NAME_MESSAGE),
         ),
     ]
-    """Model name by which requests ask for the adapter."""
+    """Model name by which requests ask for the adapter. NAMESPACE/MODEL/NAME does always."""
     source: Annotated[
-        str, Field(min_length=1, max_length=512, pattern=MODEL_PATTERN, json_schema_extra=explained(MODEL_MESSAGE))
+        str, Field(min_length=1, max_length=512, pattern=ADAPTER_PATTERN, json_schema_extra=explained(ADAPTER_MESSAGE))
     ]
-    """Where the adapter comes from, written as spec.model."""
-    rank: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """Rank of the adapter."""
+    """Where the adapter comes from: a Hugging Face id (org/name), which each pod downloads itself, always from the default branch;
+    pvc://claim/path; or an absolute path in the container. Another source is loaded in the place of the one before."""
+    rank: Annotated[int, Field(ge=1, le=512)] | None = None
+    """Rank of the adapter. Default: as the hub says; of a path, at most 16 or what another adapter needs. One that is higher than
+    that of all before rolls out."""
 
 
 class ExternalCapabilities(Model):
@@ -1039,7 +1050,8 @@ class VLLMModelSpec(Model):
     auth: Auth | None = None
     """Who may use the model."""
     adapters: Annotated[list[Adapter], Field(max_length=64, json_schema_extra=list_map("name"))] | None = None
-    """LoRA adapters. Not implemented yet."""
+    """LoRA adapters. The first one rolls out, with vLLM's options for them; more of them, others and fewer restart nothing. An empty
+    list keeps vLLM ready for adapters; without the field it rolls out without. Needs the gateway."""
     external: External | None = None
     """An endpoint that somebody else runs, instead of pods. Needs the gateway."""
     defaults: Defaults | None = None
@@ -1229,6 +1241,36 @@ class ExternalStatus(Model):
     """Hash of what it was asked about then: the endpoint, the model and the key."""
 
 
+class AdapterStatus(Model):
+    """A LoRA adapter, as the pods have it."""
+
+    name: Annotated[str, Field(max_length=128)]
+    """Model name by which requests ask for it."""
+    source: Annotated[str, Field(max_length=512)]
+    """Where it comes from."""
+    rank: int | None = None
+    """Its rank, when that is known."""
+    state: Literal["Pending", "Loading", "Loaded", "Failed", "Unloading"]
+    """Pending: no pod is ready for it. Loading: not every ready pod has it. Loaded: all have. Failed: a pod's vLLM refuses it.
+    Unloading: it is not wanted any more, and some pod still has it."""
+    pods: Annotated[str, Field(max_length=32)]
+    """Ready pods that have it, and ready pods that take adapters, e.g. 1/2."""
+    message: Annotated[str, Field(max_length=1024)] | None = None
+    """What vLLM said, when it failed."""
+
+
+class AdapterPodStatus(Model):
+    """A ready pod and its adapters."""
+
+    name: Annotated[str, Field(max_length=253)]
+    """Name of the pod."""
+    lacks: (
+        Annotated[list[Annotated[str, Field(max_length=128)]], Field(max_length=64, json_schema_extra=LIST_ATOMIC)]
+        | None
+    ) = None
+    """Adapters that it does not have; the gateway asks it for none of these."""
+
+
 class VLLMModelStatus(Model):
     """What was found and decided. Written by the operator only."""
 
@@ -1267,6 +1309,10 @@ class VLLMModelStatus(Model):
     """What the model can do."""
     external: ExternalStatus | None = None
     """What was found at an external endpoint."""
+    adapters: Annotated[list[AdapterStatus], Field(max_length=200, json_schema_extra=LIST_ATOMIC)] | None = None
+    """LoRA adapters that are wanted, and those that are about to go."""
+    adapter_pods: Annotated[list[AdapterPodStatus], Field(max_length=2000, json_schema_extra=LIST_ATOMIC)] | None = None
+    """Ready pods that adapters have been loaded into, or are being."""
 
 
 class VLLMModel(Model):

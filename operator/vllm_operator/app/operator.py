@@ -22,7 +22,7 @@ from vllm_operator.cluster.base import key_of
 from vllm_operator.cluster.errors import ApiError, Category
 from vllm_operator.cluster.kinds import Kind
 from vllm_operator.cluster.kubernetes import KubernetesCluster
-from vllm_operator.hub.library import Library, hub_reader
+from vllm_operator.hub.library import Library, adapter_reader, hub_reader
 from vllm_operator.reconcile.engine import Engine
 from vllm_operator.reconcile.events import EventRecorder
 from vllm_operator.reconcile.gateway_watch import GatewayWatch
@@ -32,6 +32,7 @@ from vllm_operator.reconcile.nodes import Nodes
 from vllm_operator.reconcile.queue import WorkQueue
 from vllm_operator.reconcile.reconciler import Reconciler
 from vllm_operator.reconcile.sizer import Sizer
+from vllm_operator.serving.adapters import AdapterLoader, http_ask
 from vllm_operator.serving.external import ExternalProber
 from vllm_operator.serving.probe import Prober
 from vllm_operator.serving.startup import LOG_BYTES
@@ -99,6 +100,7 @@ class Operator:
             httpx.AsyncClient(limits=limits, trust_env=False, follow_redirects=False) as client,
         ):
             library = Library(hub_reader(settings.hub_endpoint), wake=self._wake)
+            adapters = Library(adapter_reader(settings.hub_endpoint), wake=self._wake)
             self._nodes = Nodes(cluster)
             prober = Prober(
                 client,
@@ -106,6 +108,7 @@ class Operator:
                 interval=settings.probe_interval,
                 read_log=lambda pod: cluster.read_log(pod, CONTAINER, most=LOG_BYTES),
             )
+            loader = AdapterLoader(http_ask(client), look=prober.look, wake=self._wake)
             external = ExternalProber(self._wake, clock=utc_now, networks=settings.external_networks)
             if settings.build.gateway_url and settings.gateway_pods is not None:
                 self._gateway = GatewayWatch(
@@ -116,6 +119,7 @@ class Operator:
                 cluster,
                 prober=prober,
                 external=external,
+                loader=loader,
                 recorder=recorder,
                 sizer=Sizer(
                     self._nodes,
@@ -123,6 +127,7 @@ class Operator:
                     inspector=await self._inspector(cluster),
                     settings=settings.build,
                     asks_hub=bool(settings.hub_endpoint),
+                    adapters=adapters,
                 ),
                 settings=settings.build,
                 clock=utc_now,
@@ -135,12 +140,14 @@ class Operator:
                 self._reconciler, self._queue, workers=settings.workers, observer=self._metrics.observe_pass
             )
             try:
-                return await self._run(cluster, prober, external)
+                return await self._run(cluster, prober, external, loader)
             finally:
                 await self._engine.stop()
                 await prober.close()
                 await external.close()
+                await loader.close()
                 await library.close()
+                await adapters.close()
                 await self._health.stop()
                 log.info("stopped")
 
@@ -157,7 +164,9 @@ class Operator:
             image = next((each["image"] for each in containers if each["name"] == "operator"), "")
         return Inspector(cluster, image=image) if image else None
 
-    async def _run(self, cluster: KubernetesCluster, prober: Prober, external: ExternalProber) -> int:
+    async def _run(
+        self, cluster: KubernetesCluster, prober: Prober, external: ExternalProber, loader: AdapterLoader
+    ) -> int:
         settings = self._settings
         election = LeaderElection(
             cluster, Key(settings.lease_namespace, settings.lease_name), settings.identity, clock=utc_now
@@ -189,6 +198,7 @@ class Operator:
             # kopf ends by itself on the flag, but waits for every task of the loop, whoever's: the probes would cost 5 s.
             await prober.close()
             await external.close()
+            await loader.close()
             await asyncio.wait({watch}, timeout=10)
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)

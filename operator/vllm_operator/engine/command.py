@@ -10,6 +10,7 @@ from vllm_operator.api.types import Engine, VLLMModelSpec
 from vllm_operator.engine.catalogue import Catalogue, Option, Type, find, newest
 from vllm_operator.engine.check import check_parser, check_value, resolve
 from vllm_operator.engine.images import parse_version
+from vllm_operator.engine.lora import lora_options
 from vllm_operator.engine.options import OWNED, SHUTDOWN_TIMEOUT_SINCE
 from vllm_operator.engine.termination import decide_termination
 from vllm_operator.engine.words import refusal, show, to_json, to_word
@@ -78,12 +79,15 @@ def build_command(
     version: str | None = None,
     host: str = "0.0.0.0",
     checked: bool = True,
+    max_lora_rank: int | None = None,
 ) -> list[str]:
     """The argument vector for a spec.
 
     `revision` is the hub revision, when one is given. `version` is vLLM's version when it is known: an option that not
     every version has is left out when it is not. `host` is the address to listen on: without one, vLLM listens on every IPv4
     address only (create_server_socket in launchers/launcher.py), so a cluster without IPv4 needs `::`.
+
+    `max_lora_rank` is the highest rank of adapters that may be loaded; None: vLLM is to take none.
 
     Options and values are checked against the version's catalogue. Where it has none, or with `checked` false, they are written
     as they are.
@@ -134,6 +138,8 @@ def build_command(
         command += ["--max-model-len", str(plan.max_model_len)]
     if model_path.startswith(BUCKETS):
         command += _load_format(engine, args, model_path)
+    if max_lora_rank is not None:
+        command += _lora(known, args, plan, max_lora_rank)
     if "shutdown-timeout" not in args and version is not None and parse_version(version) >= SHUTDOWN_TIMEOUT_SINCE:
         timeout = decide_termination(spec).shutdown_timeout
         if timeout > 0:
@@ -171,6 +177,22 @@ def _load_format(engine: Engine, args: dict[str, tuple[str, Any]], model_path: s
             f"{field} is {show(given)}, but the model is {model_path}: for a bucket vLLM takes {', '.join(_STREAMING)}; or leave it out"
         )
     return []
+
+
+def _lora(known: _Known, args: Mapping[str, tuple[str, Any]], plan: Plan, max_rank: int) -> list[str]:
+    """What lets adapters be loaded while vLLM runs. Raises Refusal."""
+    options = lora_options(args, max_rank=max_rank)
+    if plan.data_parallel_size > 1:
+        # vLLM starts as many API servers as there are data-parallel ranks, and loads adapters with one only (cli/serve.py)
+        options["api-server-count"] = 1
+    words = []
+    for name, value in options.items():
+        if name in args:
+            continue
+        if known.checked:
+            resolve(known.catalogue, name, where="spec.adapters")
+        words += _render(known, name, value, where="spec.adapters")
+    return words
 
 
 def _checked_args(known: _Known, given: Mapping[str, Any], typed: Mapping[str, str]) -> dict[str, tuple[str, Any]]:

@@ -4,7 +4,7 @@ import base64
 import binascii
 import ssl
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -12,7 +12,7 @@ from vllm_operator.api.endpoint import read_server
 from vllm_operator.api.names import ENGINE_KEY, LABEL_MODEL, PORT_NAME, Key, engine_key_secret
 from vllm_operator.api.types import GROUP
 from vllm_operator.cluster.base import Object, key_of
-from vllm_operator.gateway.naming import own_name
+from vllm_operator.gateway.naming import adapter_of, own_name
 from vllm_operator.gateway.state import ApiKey, Endpoint, External, GatewayModel, GatewayState
 
 LONGEST_REASON = 300
@@ -71,17 +71,21 @@ def gather(
     `answering`: model → pods that Envoy has and gets answers from. Where none is ready these count, if they are still there: an API server
     that was away for a minute calls all pods unready when it is back, since it has not heard of their nodes, and all serve.
     """
+    slices = list(slices)
     ready, unready = _pods(slices)
     pods = {key: others & answering.get(key, frozenset()) for key, others in unready.items()} | ready
     secrets = list(key_secrets)
     callers = {key_of(each): dict(each["metadata"].get("labels") or {}) for each in secrets}
     keys, problems = read_keys(secrets)
+    names = _pod_names(slices)
+    read = [
+        (each, read_model(each, tuple(sorted(pods.get(key_of(each), ()))), callers, named, found))
+        for each in models
+        if "deletionTimestamp" not in each["metadata"] and (each["spec"].get("route") or {}).get("enabled") is not False
+    ]
     state = GatewayState(
         models=tuple(
-            read_model(each, tuple(sorted(pods.get(key_of(each), ()))), callers, named, found)
-            for each in models
-            if "deletionTimestamp" not in each["metadata"]
-            and (each["spec"].get("route") or {}).get("enabled") is not False
+            one for each, model in read for one in (model, *read_adapters(each, model, names.get(model.key, {})))
         ),
         keys=keys,
         largest_body=largest_body,
@@ -101,7 +105,11 @@ def keep_model(model: Object) -> Object:
         },
         "spec": {name: spec[name] for name in _KEPT_FIELDS if name in spec},
         "status": {
-            **{name: status[name] for name in ("servedModelNames", "maxModelLen", "capabilities") if name in status},
+            **{
+                name: status[name]
+                for name in ("servedModelNames", "maxModelLen", "capabilities", "adapters", "adapterPods")
+                if name in status
+            },
             "conditions": [
                 {name: each.get(name) for name in ("type", "status", "reason", "message")}
                 for each in status.get("conditions") or ()
@@ -148,6 +156,51 @@ def _pods(slices: Iterable[Object]) -> tuple[dict[Key, frozenset[Endpoint]], dic
                 addresses = endpoint.get("addresses") or ()
                 found[key] = found.get(key, frozenset()) | {Endpoint(address, int(port)) for address in addresses}
     return ready, unready
+
+
+def _pod_names(slices: Iterable[Object]) -> dict[Key, dict[str, str]]:
+    """Model → its pods' addresses → their names."""
+    found: dict[Key, dict[str, str]] = {}
+    for each in slices:
+        metadata = each["metadata"]
+        names = found.setdefault(Key(metadata["namespace"], (metadata.get("labels") or {}).get(LABEL_MODEL, "")), {})
+        for endpoint in each["endpoints"]:
+            pod = (endpoint.get("targetRef") or {}).get("name", "")
+            names |= dict.fromkeys(endpoint.get("addresses") or (), pod)
+    return found
+
+
+def read_adapters(model: Object, parent: GatewayModel, pods: Mapping[str, str]) -> list[GatewayModel]:
+    """The adapters of a model, each with the pods that have it by the model's status. `pods`: address → name.
+
+    A pod that is ready, and has not been looked at by the operator, has none of them yet.
+    """
+    status = model.get("status") or {}
+    lacking = {each["name"]: each.get("lacks") or () for each in status.get("adapterPods") or ()}
+    adapters = []
+    for each in status.get("adapters") or ():
+        name = each["name"]
+        if each["state"] == "Unloading":
+            continue
+        having = tuple(
+            endpoint
+            for endpoint in parent.endpoints
+            if (pod := pods.get(endpoint.address, "")) in lacking and name not in lacking[pod]
+        )
+        waiting = parent.waiting
+        if waiting is None and not having:
+            said = each.get("message") or f"{each['pods']} pods have loaded the adapter"
+            waiting = f"Adapter{each['state']}: {_short(said)}"
+        adapters.append(
+            replace(
+                adapter_of(parent, name),
+                endpoints=having,
+                waiting=waiting,
+                # Without a pod there is nothing to have a cluster for.
+                shares_pods=not having or having == parent.endpoints,
+            )
+        )
+    return adapters
 
 
 def read_model(
@@ -291,9 +344,12 @@ def _why(conditions: Iterable[Mapping[str, Any]]) -> str:
         return "Pending: the operator has not looked at it yet"
     if ready.get("status") == "True":
         return "Starting: its pods are about to be known to the gateway"
-    message = " ".join(str(ready.get("message") or "").split())
-    short = message if len(message) <= LONGEST_REASON else message[: LONGEST_REASON - 1] + "…"
-    return f"{ready.get('reason')}: {short}"
+    return f"{ready.get('reason')}: {_short(str(ready.get('message') or ''))}"
+
+
+def _short(message: str) -> str:
+    message = " ".join(message.split())
+    return message if len(message) <= LONGEST_REASON else message[: LONGEST_REASON - 1] + "…"
 
 
 def read_keys(secrets: Iterable[Object]) -> tuple[tuple[ApiKey, ...], tuple[str, ...]]:

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vllm_operator.api.names import Key
 from vllm_operator.gateway.state import GatewayModel
@@ -29,6 +29,15 @@ class Names:
 def own_name(key: Key) -> str:
     """The name by which a model can always be asked for."""
     return f"{key.namespace}/{key.name}"
+
+
+def adapter_of(model: GatewayModel, name: str) -> GatewayModel:
+    """A model's adapter, which callers see as a model of its own: what it shares with its model, and the names.
+
+    `namespace/model/adapter` is always its own, as `namespace/name` is a model's.
+    """
+    key = Key(model.key.namespace, f"{model.key.name}/{name}")
+    return replace(model, key=key, parent=model.key, served_model_names=(name,), fallback=None)
 
 
 def _may_share(first: GatewayModel, other: GatewayModel) -> bool:

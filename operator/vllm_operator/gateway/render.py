@@ -97,6 +97,13 @@ def render(state: GatewayState) -> Resources:
     problems: dict[Key, str] = {}
     models = []
     for model in sorted(state.models, key=lambda model: model.key):
+        # A model comes before its adapters, as its key does.
+        if model.parent is not None and model.parent in problems:
+            models.append(replace(model, waiting=problems[model.parent]))
+            continue
+        if model.shares_pods:
+            models.append(model)
+            continue
         try:
             cluster = build_cluster(model)
         except ValueError as error:
@@ -125,9 +132,14 @@ def cluster_name(key: Key) -> str:
     return f"{_OF_MODEL}{own_name(key)}"
 
 
+def cluster_of(model: GatewayModel) -> str:
+    """The cluster that leads to a model."""
+    return cluster_name(model.parent if model.parent is not None and model.shares_pods else model.key)
+
+
 def model_of(name: str) -> str:
-    """The model, as NAMESPACE/NAME, whose cluster has this name."""
-    return name.removeprefix(_OF_MODEL)
+    """The model, as NAMESPACE/NAME, whose cluster, or cluster of an adapter, has this name."""
+    return "/".join(name.removeprefix(_OF_MODEL).split("/")[:2])
 
 
 def xds_source() -> JSONObject:
@@ -684,7 +696,7 @@ def _told_back() -> JSONObject:
 
 def _way(model: GatewayModel, name: str, *, prompt: bool) -> JSONObject:
     """One of the clusters that a route leads to, and what is changed on the way there."""
-    way = {"name": cluster_name(model.key), **_change(model, name, prompt=prompt)}
+    way = {"name": cluster_of(model), **_change(model, name, prompt=prompt)}
     if model.external is not None:
         # Who asks is nobody's business outside, nor what other servers of this name have let a browser remember.
         way |= {
@@ -771,12 +783,13 @@ def _short(model: GatewayModel, seen: Mapping[str, GatewayModel]) -> bool:
 
 
 def describe(name: str, model: GatewayModel) -> JSONObject:
-    """A model as /v1/models shows it."""
+    """A model as /v1/models shows it; an adapter with the model that it is of."""
     return {
         "id": name,
         "object": "model",
         "owned_by": model.key.namespace,
         "root": own_name(model.key),
+        **({"parent": own_name(model.parent)} if model.parent is not None else {}),
         "max_model_len": model.max_model_len,
         "ready": model.waiting is None,
     }

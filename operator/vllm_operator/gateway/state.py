@@ -76,6 +76,10 @@ class GatewayModel:
     """Leave tools out of requests: the model does not take them."""
     external: External | None = None
     """Where it is, if it is no model of this cluster."""
+    parent: Key | None = None
+    """Model whose LoRA adapter this is; its key is then namespace, and model/adapter. None: it is a model."""
+    shares_pods: bool = False
+    """All of the parent's pods have the adapter, or none: one cluster does for both."""
 
 
 @dataclass(frozen=True, kw_only=True)

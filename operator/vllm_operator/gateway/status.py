@@ -10,7 +10,7 @@ from vllm_operator.gateway.render import (
     CLUSTER,
     EXTENSION,
     LIMITS,
-    cluster_name,
+    cluster_of,
     model_of,
 )
 from vllm_operator.gateway.state import Endpoint, GatewayState
@@ -40,12 +40,12 @@ def describe_status(
                     for name in model.served_model_names
                     if any(share.model is model for share in names.owners.get(name, ()))
                 ),
-                "waiting": problems.get(model.key, model.waiting),
+                "waiting": problems.get(model.parent or model.key, model.waiting),
                 "fallback": None if model.fallback is None else str(model.fallback),
                 "pods": [
                     {
                         "address": f"{each.address}:{each.port}",
-                        "healthy": each in healthy.get(cluster_name(model.key), ()),
+                        "healthy": each in healthy.get(cluster_of(model), ()),
                     }
                     for each in sorted(model.endpoints)
                 ],

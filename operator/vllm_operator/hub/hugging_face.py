@@ -47,6 +47,15 @@ class HubFacts:
     """Commit that the revision names now: the key under which facts may be kept for ever."""
 
 
+@dataclass(frozen=True)
+class AdapterFacts:
+    """What is known of a LoRA adapter."""
+
+    rank: int
+    """The highest of its modules' ranks."""
+    commit: str | None = None
+
+
 class HuggingFaceHub:
     """Reads facts from one endpoint with one token."""
 
@@ -60,6 +69,16 @@ class HuggingFaceHub:
     def read(self, repository: str, *, revision: str | None = None) -> HubFacts:
         """Facts of a repository. Raises a HubError; one whose `retry` is true may pass by itself."""
         return self._telling_apart(repository, revision, lambda: self._read(repository, revision or "main"))
+
+    def read_adapter(self, repository: str) -> AdapterFacts:
+        """Facts of a LoRA adapter's default branch. Raises a HubError."""
+        config = self._telling_apart(repository, None, lambda: self._file(repository, "main", "adapter_config.json"))
+        patterns = config.get("rank_pattern") or {}
+        ranks = [config.get("r"), *(patterns.values() if isinstance(patterns, dict) else ())]
+        known = [rank for rank in ranks if isinstance(rank, int) and rank > 0]
+        if not known:
+            raise InvalidModelError(f"adapter_config.json of {repository} has no rank (r)")
+        return AdapterFacts(max(known))
 
     def _read(self, repository: str, revision: str) -> HubFacts:
         # without blobs the listing has no sizes; with them it is still one small answer

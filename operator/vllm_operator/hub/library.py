@@ -6,12 +6,13 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import Generic, Protocol, TypeVar
 
 import httpx
 
 from vllm_operator.api.names import Key
 from vllm_operator.hub.errors import HubError, HubUnavailableError
-from vllm_operator.hub.hugging_face import HubFacts, HuggingFaceHub
+from vllm_operator.hub.hugging_face import AdapterFacts, HubFacts, HuggingFaceHub
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,18 @@ MOST_KEPT = 2000
 PATIENCE = 2.0
 """Seconds that a pass waits for an answer before it says that it is waiting."""
 
-Read = Callable[["HubSource"], Awaitable[HubFacts]]
+
+class Facts(Protocol):
+    """What is read of a repository."""
+
+    @property
+    def commit(self) -> str | None:
+        """Commit that they are of."""
+
+
+Of = TypeVar("Of", bound=Facts)
+
+Read = Callable[["HubSource"], Awaitable[Of]]
 """Reads facts. Raises HubError."""
 
 
@@ -50,21 +62,21 @@ class HubSource:
 
 
 @dataclass
-class _Entry:
+class _Entry(Generic[Of]):
     task: asyncio.Task[None] | None = None
-    facts: HubFacts | None = None
+    facts: Of | None = None
     error: HubError | None = None
     until: float = 0.0
     failures: int = 0
     waiting: set[Key] = field(default_factory=set)
 
 
-class Library:
+class Library(Generic[Of]):
     """Answers at once with what is known, and reads the rest in the background."""
 
     def __init__(
         self,
-        read: Read,
+        read: Read[Of],
         *,
         wake: Callable[[Key], None],
         clock: Callable[[], float] = monotonic,
@@ -75,10 +87,10 @@ class Library:
         self._wake = wake
         self._clock = clock
         self._patience = patience
-        self._entries: dict[tuple[str, str, str, str], _Entry] = {}
+        self._entries: dict[tuple[str, str, str, str], _Entry[Of]] = {}
         self._readers = asyncio.Semaphore(READERS)
 
-    async def look_up(self, source: HubSource, key: Key) -> HubFacts | None:
+    async def look_up(self, source: HubSource, key: Key) -> Of | None:
         """Facts for a model, or None while they are being read: it is woken then. Raises HubError.
 
         Waits no longer than a moment. A hub that fails is asked again by a later call, after a pause that grows.
@@ -105,7 +117,7 @@ class Library:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _fill(self, entry: _Entry, source: HubSource) -> None:
+    async def _fill(self, entry: _Entry[Of], source: HubSource) -> None:
         try:
             async with self._readers:
                 facts = await self._read(source)
@@ -129,7 +141,7 @@ class Library:
             for key in waiting:
                 self._wake(key)
 
-    def _failed(self, entry: _Entry, source: HubSource, error: HubError) -> None:
+    def _failed(self, entry: _Entry[Of], source: HubSource, error: HubError) -> None:
         entry.error = error
         entry.failures += 1
         pause = min(LONGEST_RETRY, FIRST_RETRY * 2 ** min(entry.failures - 1, 10)) if error.retry else REFUSED_KEPT
@@ -149,15 +161,22 @@ class Library:
             del self._entries[oldest]
 
 
-def hub_reader(endpoint: str) -> Read:
-    """Reads from the Hugging Face hub, or from a source's own endpoint, as the environment says (HTTPS_PROXY, SSL_CERT_FILE)."""
+def hub_reader(endpoint: str) -> Read[HubFacts]:
+    """Reads models from the Hugging Face hub, or from a source's own endpoint, as the environment says (HTTPS_PROXY, SSL_CERT_FILE)."""
+    return _reader(endpoint, lambda hub, source: hub.read(source.repository, revision=source.revision))
 
-    def read(source: HubSource) -> HubFacts:
+
+def adapter_reader(endpoint: str) -> Read[AdapterFacts]:
+    """Reads LoRA adapters in the same way."""
+    return _reader(endpoint, lambda hub, source: hub.read_adapter(source.repository))
+
+
+def _reader(endpoint: str, ask: Callable[[HuggingFaceHub, HubSource], Of]) -> Read[Of]:
+    def read(source: HubSource) -> Of:
         with httpx.Client(follow_redirects=True, timeout=TIMEOUT) as client:
-            hub = HuggingFaceHub(client, endpoint=source.endpoint or endpoint, token=source.token)
-            return hub.read(source.repository, revision=source.revision)
+            return ask(HuggingFaceHub(client, endpoint=source.endpoint or endpoint, token=source.token), source)
 
-    async def in_thread(source: HubSource) -> HubFacts:
+    async def in_thread(source: HubSource) -> Of:
         return await asyncio.to_thread(read, source)
 
     return in_thread

@@ -11,6 +11,7 @@ from vllm_operator.api.types import GROUP
 from vllm_operator.cluster.base import Object
 from vllm_operator.serving.external import ExternalResult
 from vllm_operator.serving.probe import ProbeResult
+from vllm_operator.workload.adapters import takes_adapters
 
 ANNOTATION_TEMPLATE = f"{GROUP}/template-hash"
 """On every pod: hash of the pod template it was made from. Tells new pods from old ones."""
@@ -34,6 +35,8 @@ class PodObservation:
     trouble: tuple[Reason, str] | None
     """What keeps the container from running, if anything does."""
     restarts: int
+    takes_adapters: bool = False
+    """Its vLLM loads LoRA adapters by requests."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,7 @@ def observe_pod(pod: Object, template_hash: str | None) -> PodObservation:
         restarts=sum(
             container.get("restartCount") or 0 for container in containers if container.get("name") == CONTAINER
         ),
+        takes_adapters=takes_adapters(pod),
     )
 
 

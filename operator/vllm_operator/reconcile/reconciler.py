@@ -39,6 +39,15 @@ from vllm_operator.engine.catalogue import find
 from vllm_operator.engine.images import resolve_image
 from vllm_operator.reconcile import report as reporting
 from vllm_operator.reconcile import revisions as revs
+from vllm_operator.reconcile.adapters import (
+    WantedAdapter,
+    describe_adapters,
+    find_changes,
+    known_ranks,
+    loaded_in,
+    wanted_adapters,
+    wanted_before,
+)
 from vllm_operator.reconcile.drift import covers
 from vllm_operator.reconcile.events import EventRecorder
 from vllm_operator.reconcile.external import build_target, external_fields, external_references
@@ -46,6 +55,7 @@ from vllm_operator.reconcile.gateway_watch import Opinion, Trouble, said_before
 from vllm_operator.reconcile.observe import (
     ANNOTATION_TEMPLATE,
     Observation,
+    PodObservation,
     RouteObservation,
     WorkloadObservation,
     observe_route,
@@ -58,10 +68,12 @@ from vllm_operator.reconcile.rollout import YIELDED, is_yielded, should_yield
 from vllm_operator.reconcile.served_names import ServedNames
 from vllm_operator.reconcile.sizer import Sizer
 from vllm_operator.reconcile.urls import gateway_url
+from vllm_operator.serving.adapters import AdapterLoader
 from vllm_operator.serving.external import ExternalProber, ExternalTarget
 from vllm_operator.serving.probe import Prober, Target
 from vllm_operator.sizing.decide import Decided
 from vllm_operator.sizing.plan import Plan, decide_plan
+from vllm_operator.workload.adapters import Lora, decide_lora, static_adapters
 from vllm_operator.workload.children import (
     build_controller_revision,
     build_deployment,
@@ -146,6 +158,8 @@ class Decision:
     """Kinds that are missing are left alone; None: pruned."""
     external: ExternalTarget | None = None
     """The endpoint of a model that runs elsewhere."""
+    adapters: tuple[WantedAdapter, ...] = ()
+    """LoRA adapters that every pod is to have."""
     references: LoadedReferences = field(default_factory=LoadedReferences)
     api_key: str | None = field(default=None, repr=False)
     """What the operator's own probe asks with."""
@@ -162,6 +176,7 @@ class Reconciler:
         *,
         prober: Prober,
         external: ExternalProber,
+        loader: AdapterLoader,
         recorder: EventRecorder,
         sizer: Sizer,
         settings: BuildSettings,
@@ -175,6 +190,7 @@ class Reconciler:
         self._cluster = cluster
         self._prober = prober
         self._external = external
+        self._loader = loader
         self._recorder = recorder
         self._sizer = sizer
         self._settings = settings
@@ -227,6 +243,9 @@ class Reconciler:
         names = self._served_names(key, decision)
         self._note_names(loaded, decision, names)
         self._watch(key, decision, workload)
+        self._change_adapters(loaded, decision, workload)
+        if (until := self._loader.again(key)) is not None:
+            again = min(again, until)
         route, url = await self._observe_route(loaded, decision)
         observation = Observation(workload, self._prober.results(key), route, self._external.result(key))
         subject = Subject(
@@ -237,7 +256,10 @@ class Reconciler:
             served_model_names=names,
             external=decision.external is not None,
             yielding=yielding,
-            fields=self._status_fields(loaded, decision, url, names),
+            fields={
+                **self._status_fields(loaded, decision, url, names),
+                **self._adapter_fields(loaded, decision, workload),
+            },
         )
         await self._report(loaded, subject, observation)
         return again
@@ -246,6 +268,7 @@ class Reconciler:
         """The model is gone."""
         self._prober.forget(key)
         self._external.forget(key)
+        self._loader.keep(key, ())
         for known in (self.states, self.reported, self.sizing_errors, self._warned):
             known.pop(key, None)
         for models in self._gateways.values():
@@ -311,7 +334,9 @@ class Reconciler:
             return await self._decide_external(loaded, spec, spec.external)
         # What the spec alone says is checked first, and shows what is referred to: no hub is asked for a spec that cannot be.
         plan = decide_plan(spec, default_accelerator=self._settings.default_accelerator)
-        template, refusal = self._first_template(loaded, spec, plan)
+        status = loaded.model.get("status") or {}
+        ranks = known_ranks(status)
+        template, refusal = self._first_template(loaded, spec, plan, self._lora(key, spec, ranks))
         own_key = generated_key_secret(spec, key, self._settings)
         wanted_references = pod_references(template) | _auth_references(spec)
         try:
@@ -323,21 +348,30 @@ class Reconciler:
             references = await load_references(self._cluster, key.namespace, wanted_references)
         if own_key is not None:
             self._check_ownership(kinds.SECRET, references.objects.get(("Secret", own_key)), uid)
-        wanted_hash = revs.inputs_hash(key.name, revision_inputs(spec), references.digests)
+        ranks, reading = await self._sizer.read_ranks(key, spec, references, ranks)
+        lora = self._lora(key, spec, ranks)
+        inputs = revision_inputs(spec, adapters=lora.as_json() if lora is not None and spec.adapters else None)
+        wanted_hash = revs.inputs_hash(key.name, inputs, references.digests)
         wanted = 0 if spec.suspend else spec.replicas
-        pinned = revs.find(loaded.revisions, wanted_hash) or await self._but_for_key(loaded, spec, references, own_key)
+        pinned = (
+            self._but_for_adapters(loaded, spec, references, lora)
+            or revs.find(loaded.revisions, wanted_hash)
+            or await self._but_for_key(loaded, inputs, references, own_key)
+        )
         if pinned is None:
             if refusal is not None:
                 raise refusal
+            if reading is not None:
+                raise Refusal(Reason.READING_MODEL, f"reading what the adapter {reading} is")
             kept = _kept_decision(loaded.revisions, spec)
-            data = await self._plan(key, uid, spec, references, kept=kept)
+            data = await self._plan(key, uid, spec, references, lora, kept=kept)
             pinned = await self._new_revision(
                 loaded, wanted_hash, data, wanted=wanted, user_template=spec.pod_template is not None
             )
         elif pinned is not loaded.revisions[-1]:
             pinned = await self._write_revision(loaded, pinned.name, pinned.inputs_hash, dict(pinned.data))
         elif self._has_no_node(loaded, pinned, wanted):
-            other = await self._plan_anew(loaded, spec, references, pinned)
+            other = await self._plan_anew(loaded, spec, references, pinned, lora)
             if other is not None:
                 pinned = await self._new_revision(
                     loaded, wanted_hash, other, wanted=wanted, user_template=spec.pod_template is not None, anew=True
@@ -355,13 +389,20 @@ class Reconciler:
                 kinds.NETWORK_POLICY: build_network_policy(key, uid, spec, self._settings),
                 **({kinds.HTTP_ROUTE: build_http_route(key, uid, spec, self._settings)} if loaded.gateway_api else {}),
             },
+            adapters=wanted_adapters(spec, ranks),
             references=references,
             api_key=await self._pinned_api_key(key, pinned, references),
             automatic_rollout=rollout is None or rollout.strategy in (None, "Auto"),
             revision_history_limit=(rollout.revision_history_limit if rollout else None) or 10,
         )
 
-    def _first_template(self, loaded: Loaded, spec: VLLMModelSpec, plan: Plan) -> tuple[Object, Refusal | None]:
+    def _lora(self, key: Key, spec: VLLMModelSpec, ranks: Mapping[str, int]) -> Lora | None:
+        """What the pods need for adapters. Raises Refusal."""
+        return decide_lora(spec, key.name, self._settings, ranks)
+
+    def _first_template(
+        self, loaded: Loaded, spec: VLLMModelSpec, plan: Plan, lora: Lora | None
+    ) -> tuple[Object, Refusal | None]:
         """What the spec alone comes to, for what it refers to. What was decided once may run an older vLLM, or was decided by an
         operator that knew fewer options, so that its options are not checked again: the refusal is for a spec that is new.
 
@@ -369,7 +410,7 @@ class Reconciler:
         """
 
         def build(*, checked: bool) -> Object:
-            return build_pod_template(loaded.key, spec, plan=plan, settings=self._settings, checked=checked)
+            return build_pod_template(loaded.key, spec, plan=plan, settings=self._settings, checked=checked, lora=lora)
 
         try:
             return build(checked=True), None
@@ -393,7 +434,14 @@ class Reconciler:
         )
 
     async def _plan(
-        self, key: Key, uid: str, spec: VLLMModelSpec, references: LoadedReferences, *, kept: Decided | None = None
+        self,
+        key: Key,
+        uid: str,
+        spec: VLLMModelSpec,
+        references: LoadedReferences,
+        lora: Lora | None,
+        *,
+        kept: Decided | None = None,
     ) -> dict[str, Any]:
         """What a revision keeps: the plan (`kept`: one that still holds), and the Deployment that follows from it. Raises Refusal."""
         decided = kept or await self._sizer.decide(key, uid, spec, references)
@@ -401,7 +449,7 @@ class Reconciler:
             key,
             uid,
             spec,
-            template=build_pod_template(key, spec, plan=decided.plan, settings=self._settings),
+            template=build_pod_template(key, spec, plan=decided.plan, settings=self._settings, lora=lora),
             references_hash=content_hash(references.digests) if references.digests else "",
         )
         digest = content_hash(deployment["spec"]["template"])
@@ -418,16 +466,17 @@ class Reconciler:
                 **({"version": image.version} if image.version else {}),
                 "optionsChecked": find(image.version) is not None,
             },
+            **({"lora": lora.as_json()} if lora is not None else {}),
             "deployment": deployment,
         }
 
     async def _plan_anew(
-        self, loaded: Loaded, spec: VLLMModelSpec, references: LoadedReferences, pinned: Pinned
+        self, loaded: Loaded, spec: VLLMModelSpec, references: LoadedReferences, pinned: Pinned, lora: Lora | None
     ) -> dict[str, Any] | None:
         """What a revision without a node is to become now that nodes may be others; None: what it is. Raises Refusal."""
         before = pinned.data["sizing"]
         try:
-            data = await self._plan(loaded.key, loaded.uid, spec, references)
+            data = await self._plan(loaded.key, loaded.uid, spec, references, lora)
         except Refusal:
             if await self._sizer.is_lost(spec, before):
                 raise
@@ -476,6 +525,7 @@ class Reconciler:
             wanted=wanted,
             suspended=suspended,
             children=children,
+            adapters=wanted_before(loaded.model.get("status") or {}),
             api_key=await self._pinned_api_key(loaded.key, pinned),
             automatic_rollout=(raw.get("rollout") or {}).get("strategy") in (None, "Auto"),
         )
@@ -495,8 +545,26 @@ class Reconciler:
         self._on_write("create", kinds.SECRET.kind)
         log.info("%s: made the key that its vLLM asks for", key)
 
+    @staticmethod
+    def _but_for_adapters(
+        loaded: Loaded, spec: VLLMModelSpec, references: LoadedReferences, lora: Lora | None
+    ) -> Pinned | None:
+        """The newest revision, if its pods take the adapters that are wanted now and nothing else has changed: what was made for
+        others, for higher ranks, or for an empty list, restarts nothing.
+        """
+        latest = loaded.revisions[-1] if loaded.revisions else None
+        if lora is None or latest is None or "lora" not in latest.data:
+            return None
+        made_for = Lora.from_json(latest.data["lora"])
+        forms: tuple[Any, ...] = (made_for.as_json(), []) if made_for.holds(lora) else ()
+        for adapters in forms:
+            inputs = revision_inputs(spec, adapters=adapters)
+            if revs.inputs_hash(loaded.key.name, inputs, references.digests) == latest.inputs_hash:
+                return latest
+        return None
+
     async def _but_for_key(
-        self, loaded: Loaded, spec: VLLMModelSpec, references: LoadedReferences, own_key: str | None
+        self, loaded: Loaded, inputs: Mapping[str, Any], references: LoadedReferences, own_key: str | None
     ) -> Pinned | None:
         """The newest revision, if all that makes it another is whether vLLM asks for a generated key: a gateway that is switched
         on or off restarts nothing.
@@ -516,7 +584,7 @@ class Reconciler:
                 digests |= (await load_references(self._cluster, loaded.key.namespace, before)).digests
             except Refusal:
                 return None
-        same = revs.inputs_hash(loaded.key.name, revision_inputs(spec), digests) == latest.inputs_hash
+        same = revs.inputs_hash(loaded.key.name, inputs, digests) == latest.inputs_hash
         return latest if same else None
 
     async def _pinned_api_key(
@@ -710,12 +778,31 @@ class Reconciler:
             self._external.watch(key, decision.external)
         else:
             self._external.forget(key)
-        targets = [
-            Target(pod.name, pod.uid, pod.address, PORT, decision.api_key)
-            for pod in workload.pods
-            if pod.ready and not pod.leaving and pod.address
-        ]
-        self._prober.watch(key, targets)
+        self._prober.watch(key, [target for _, target in _targets(decision, workload)])
+
+    def _change_adapters(self, loaded: Loaded, decision: Decision, workload: WorkloadObservation) -> None:
+        """Have the pods load and unload adapters, as far as it is known what they have."""
+        key, probes = loaded.key, self._prober.results(loaded.key)
+        found = [(pod, target) for pod, target in _targets(decision, workload) if pod.takes_adapters]
+        self._loader.keep(key, {pod.uid for pod, _ in found})
+        for pod, target in found:
+            there = loaded_in(probes.get(pod.uid))
+            if there is not None:
+                status = loaded.model.get("status") or {}
+                changes = find_changes(decision.adapters, status, there, static=_static(decision))
+                self._loader.want(key, target, changes)
+
+    def _adapter_fields(self, loaded: Loaded, decision: Decision, workload: WorkloadObservation) -> dict[str, Any]:
+        """What the status says of adapters."""
+        key = loaded.key
+        return describe_adapters(
+            decision.adapters,
+            loaded.model.get("status") or {},
+            workload.pods,
+            self._prober.results(key),
+            {pod.uid: self._loader.failures(key, pod.uid) for pod in workload.pods if pod.takes_adapters},
+            static=_static(decision),
+        )
 
     async def _observe_route(self, loaded: Loaded, decision: Decision) -> tuple[RouteObservation, str | None]:
         """What the gateways say, and the model's URL."""
@@ -763,7 +850,8 @@ class Reconciler:
             return
         created = str(loaded.model["metadata"].get("creationTimestamp", ""))
         weight = (decision.spec.route or Route()).weight
-        for other in self._served.note(loaded.key, created=created, names=names, weight=weight):
+        adapters = [each.name for each in decision.adapters]
+        for other in self._served.note(loaded.key, created=created, names=names, weight=weight, adapters=adapters):
             self._wake(other)
 
     def _at_gateway(self, key: Key, previous: Mapping[str, Any]) -> RouteObservation:
@@ -906,6 +994,19 @@ def wanted_version(metadata: Mapping[str, Any]) -> str:
     """What moves when a user wants something else of a model; its own status moves nothing."""
     refresh = (metadata.get("annotations") or {}).get(ANNOTATION_REFRESH, "")
     return f"{metadata.get('generation', 0)}/{refresh}"
+
+
+def _targets(decision: Decision, workload: WorkloadObservation) -> list[tuple[PodObservation, Target]]:
+    """The pods that answer requests, and how they are asked."""
+    return [
+        (pod, Target(pod.name, pod.uid, pod.address, PORT, decision.api_key))
+        for pod in workload.pods
+        if pod.ready and not pod.leaving and pod.address
+    ]
+
+
+def _static(decision: Decision) -> set[str]:
+    return static_adapters(decision.spec) if decision.spec is not None else set()
 
 
 def parse_spec(raw: Mapping[str, Any]) -> VLLMModelSpec:

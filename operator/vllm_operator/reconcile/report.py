@@ -395,7 +395,25 @@ def transitions(previous: Mapping[str, Any], status: Mapping[str, Any]) -> list[
         happenings.append(
             Happening("Normal" if quiet else "Warning", condition["reason"], condition["message"], condition["type"])
         )
-    return happenings
+    return [*happenings, *_of_adapters(previous, status)]
+
+
+def _of_adapters(previous: Mapping[str, Any], status: Mapping[str, Any]) -> list[Happening]:
+    """Events for adapters that every pod has now, or that a pod refuses."""
+    before = {each["name"]: each for each in previous.get("adapters") or ()}
+    found = []
+    for each in status.get("adapters") or ():
+        known = before.get(each["name"], {})
+        if (known.get("state"), known.get("source")) == (each["state"], each["source"]):
+            continue
+        if each["state"] == "Loaded":
+            found.append(
+                Happening("Normal", "AdapterLoaded", f"{each['name']}: {each['pods']} pods have it", "Adapter")
+            )
+        elif each["state"] == "Failed":
+            said = f"{each['name']}: {each.get('message', '')}"
+            found.append(Happening("Warning", "AdapterFailed", said, "Adapter"))
+    return found
 
 
 _CALM = frozenset(

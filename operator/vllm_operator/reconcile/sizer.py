@@ -1,5 +1,6 @@
 """The part of `decide` that has to look around: what the model is, and which GPUs the cluster has. It decides nothing itself."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from vllm_operator.api.conditions import Reason
@@ -13,6 +14,7 @@ from vllm_operator.hub.errors import (
     InvalidModelError,
     ModelNotFoundError,
 )
+from vllm_operator.hub.hugging_face import AdapterFacts, HubFacts
 from vllm_operator.hub.library import HubSource, Library
 from vllm_operator.hub.read import facts_by_hand
 from vllm_operator.reconcile.inspector import Inspector, Pending
@@ -21,6 +23,7 @@ from vllm_operator.reconcile.references import LoadedReferences
 from vllm_operator.sizing.decide import Decided, Known, decide, is_fixed, still_there
 from vllm_operator.sizing.pools import Pools, read_pools
 from vllm_operator.sizing.wanted import pod_constraints, read_bytes, read_version
+from vllm_operator.workload.adapters import adapter_source
 from vllm_operator.workload.settings import BuildSettings
 from vllm_operator.workload.source import ModelSource, resolve_source
 
@@ -40,13 +43,17 @@ class Sizer:
     def __init__(
         self,
         nodes: Nodes,
-        library: Library,
+        library: Library[HubFacts],
         *,
         inspector: Inspector | None,
         settings: BuildSettings,
         asks_hub: bool = True,
+        adapters: Library[AdapterFacts] | None = None,
     ) -> None:
-        """`inspector`: None when no Jobs can be made. `asks_hub`: False when only hubs that a model names itself are to be asked."""
+        """`inspector`: None when no Jobs can be made. `asks_hub`: False when only hubs that a model names itself are to be asked.
+        `adapters`: None when no hub is asked about LoRA adapters.
+        """
+        self._adapters = adapters
         self._asks_hub = asks_hub
         self._nodes = nodes
         self._library = library
@@ -64,6 +71,33 @@ class Sizer:
             default_accelerator=self._settings.default_accelerator,
             version=read_version(self._settings.vllm_version),
         )
+
+    async def read_ranks(
+        self, key: Key, spec: VLLMModelSpec, references: LoadedReferences, known: Mapping[str, int]
+    ) -> tuple[dict[str, int], str | None]:
+        """Ranks of the adapters of which the spec does not say them, by source, as far as they can be known (`known`: from before);
+        and the source of one that is being read. What the hub does not tell is vLLM's to find out.
+        """
+        hub = spec.hub or Hub()
+        token = hub.token_secret_ref
+        ranks, reading = {}, None
+        for source in sorted({each.source for each in spec.adapters or () if each.rank is None}):
+            if source in known:
+                ranks[source] = known[source]
+                continue
+            place = adapter_source(source)
+            if place.kind != "hub" or self._adapters is None or (not self._asks_hub and hub.endpoint is None):
+                continue
+            value = references.secret_value(token.name, token.key) if token is not None else None
+            try:
+                read = await self._adapters.look_up(HubSource(place.path, None, hub.endpoint, value), key)
+            except HubError:
+                continue
+            if read is None:
+                reading = source
+            else:
+                ranks[source] = read.rank
+        return ranks, reading
 
     async def is_lost(self, spec: VLLMModelSpec, sizing: dict[str, object]) -> bool:
         """Whether the pool that was decided on is not there any more."""

@@ -61,6 +61,8 @@ class ProbeResult:
     """Tokens that the KV cache holds, as /metrics has it; None until it was read, and where there is no such cache."""
     start_up: StartUp | None = None
     """What the pod's log says of its start; None until it was read."""
+    adapters: tuple[tuple[str, str], ...] = ()
+    """LoRA adapters among the models, each with the path or repository that vLLM was given; sorted."""
 
 
 @dataclass(frozen=True)
@@ -144,10 +146,11 @@ def _read_models(answer: httpx.Response) -> ProbeResult:
     try:
         data: Any = answer.json()["data"]
         names = tuple(sorted(str(model["id"]) for model in data))
+        adapters = tuple(sorted((str(model["id"]), str(model.get("root"))) for model in data if model.get("parent")))
         lengths = [model["max_model_len"] for model in data if isinstance(model.get("max_model_len"), int)]
     except (ValueError, KeyError, TypeError, AttributeError):
         return ProbeResult(ProbeState.NO_MODELS, "/v1/models does not answer as the OpenAI API does")
-    return ProbeResult(ProbeState.OK, models=names, max_model_len=min(lengths, default=None))
+    return ProbeResult(ProbeState.OK, models=names, adapters=adapters, max_model_len=min(lengths, default=None))
 
 
 def _words(error: httpx.HTTPError) -> str:
@@ -204,6 +207,21 @@ class Prober:
         """What each pod answered last, by pod uid; pods not yet asked are missing."""
         return dict(self._results.get(key, {}))
 
+    async def look(self, key: Key, uid: str) -> None:
+        """Ask a pod now, because something was changed there. What goes wrong is left to the next time that it is asked."""
+        target = self._targets.get(key, {}).get(uid)
+        if target is None:
+            return
+        result, known = await self._ask(target), self._results.get(key, {}).get(uid)
+        if result.state is ProbeState.OK and known is not None and uid in self._targets.get(key, {}):
+            self._note(key, uid, replace(result, kv_cache_tokens=known.kv_cache_tokens, start_up=known.start_up))
+
+    def _note(self, key: Key, uid: str, result: ProbeResult) -> None:
+        before = self._results.setdefault(key, {}).get(uid)
+        self._results[key][uid] = result
+        if before != result:
+            self._on_change(key)
+
     async def close(self) -> None:
         """Stop asking."""
         tasks = [*self._tasks.values(), *self._reading]
@@ -259,10 +277,7 @@ class Prober:
             pause = (
                 self._interval if result.state is ProbeState.OK else min(pause * 1.2, self._interval * LONGEST_PAUSE)
             )
-            before = self._results.setdefault(key, {}).get(uid)
-            self._results[key][uid] = result
-            if before != result:
-                self._on_change(key)
+            self._note(key, uid, result)
             await asyncio.sleep(pause)
 
     async def _look_into_log(self, pod: Key) -> StartUp | None:

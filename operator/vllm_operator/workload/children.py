@@ -55,11 +55,16 @@ def owner_reference(name: str, uid: str) -> JSONObject:
     }
 
 
-def revision_inputs(spec: VLLMModelSpec) -> JSONObject:
-    """The part of a spec that decides what the pods are: how many there are and how they are reached is no part of it."""
+def revision_inputs(spec: VLLMModelSpec, *, adapters: Any = None) -> JSONObject:
+    """The part of a spec that decides what the pods are: how many there are and how they are reached is no part of it.
+
+    `adapters`: what stands for spec.adapters, since the pods are the same whichever these are; None: they themselves.
+    """
     document: JSONObject = spec.model_dump(by_alias=True, exclude_none=True, mode="json")
     for field in ("replicas", "suspend", "autoscaling", "route"):
         document.pop(field, None)
+    if adapters is not None:
+        document["adapters"] = adapters
     # Who may ask is the gateway's business, and the pods' only by the key that vLLM asks for.
     key = document.pop("auth", {}).get("apiKeySecretRef")
     return {**document, "auth": {"apiKeySecretRef": key}} if key else document

@@ -13,7 +13,6 @@ from vllm_operator.api.types import Auth, Route, VLLMModelSpec
 # (field, its value, what to do instead); the first that is set is named, so the order is the order of the API
 _FIELDS: tuple[tuple[str, Callable[[VLLMModelSpec], Any], str], ...] = (
     ("autoscaling", lambda spec: spec.autoscaling, "set spec.replicas"),
-    ("adapters", lambda spec: spec.adapters, "use engine.args.lora-modules with a volume from podTemplate"),
     ("defaults", lambda spec: spec.defaults, "use engine.args.override-generation-config"),
 )
 
@@ -24,6 +23,7 @@ _BY_GATEWAY: tuple[tuple[str, Callable[[VLLMModelSpec], Any]], ...] = (
     ("route.clampMaxTokens", lambda spec: (spec.route or Route()).clamp_max_tokens),
     ("route.dropUnsupportedTools", lambda spec: (spec.route or Route()).drop_unsupported_tools),
     ("external", lambda spec: spec.external),
+    ("adapters", lambda spec: spec.adapters or None),
     ("auth.mode", lambda spec: (spec.auth or Auth()).mode),
     ("auth.callers", lambda spec: (spec.auth or Auth()).callers),
 )

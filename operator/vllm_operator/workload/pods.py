@@ -26,9 +26,11 @@ from vllm_operator.api.types import (
 )
 from vllm_operator.engine.command import CHAT_TEMPLATE_DIRECTORY, build_command
 from vllm_operator.engine.images import resolve_image
+from vllm_operator.engine.lora import ALLOW_UPDATING
 from vllm_operator.engine.termination import decide_termination
 from vllm_operator.sizing.decide import KV_CACHE_SPACE
 from vllm_operator.sizing.plan import RESOURCE_NAMES, Plan
+from vllm_operator.workload.adapters import Lora
 from vllm_operator.workload.defaults import without_zero_values
 from vllm_operator.workload.merge import merge_pod_template
 from vllm_operator.workload.names import generated_key_secret, served_model_names
@@ -45,11 +47,18 @@ JSONObject = dict[str, Any]
 
 
 def build_pod_template(
-    key: Key, spec: VLLMModelSpec, *, plan: Plan, settings: BuildSettings, checked: bool = True
+    key: Key,
+    spec: VLLMModelSpec,
+    *,
+    plan: Plan,
+    settings: BuildSettings,
+    checked: bool = True,
+    lora: Lora | None = None,
 ) -> JSONObject:
     """The pod template of a model, spec.podTemplate merged over it, quantities as the API server writes them.
 
-    `checked`: whether the options must be ones that the vLLM version takes, where that is known.
+    `checked`: whether the options must be ones that the vLLM version takes, where that is known. `lora`: what adapters need; None:
+    there are none.
 
     Raises Refusal when the spec cannot be carried out, or when podTemplate breaks what the operator needs of a pod.
     """
@@ -61,8 +70,13 @@ def build_pod_template(
             "annotations": {"kubectl.kubernetes.io/default-container": CONTAINER},
         },
         "spec": {
-            "containers": [_build_container(key, spec, plan=plan, settings=settings, source=source, checked=checked)],
-            "volumes": _build_volumes(spec, source),
+            "containers": [
+                _build_container(key, spec, plan=plan, settings=settings, source=source, checked=checked, lora=lora)
+            ],
+            "volumes": [
+                *_build_volumes(spec, source),
+                *(volume for volume, _ in _adapter_volumes(spec, lora) if volume),
+            ],
             "terminationGracePeriodSeconds": decide_termination(spec).grace_seconds,
             "securityContext": _build_pod_security(settings),
             "automountServiceAccountToken": False,
@@ -98,7 +112,14 @@ def escape_expansion(word: str) -> str:
 
 
 def _build_container(
-    key: Key, spec: VLLMModelSpec, *, plan: Plan, settings: BuildSettings, source: ModelSource, checked: bool
+    key: Key,
+    spec: VLLMModelSpec,
+    *,
+    plan: Plan,
+    settings: BuildSettings,
+    source: ModelSource,
+    checked: bool,
+    lora: Lora | None,
 ) -> JSONObject:
     engine = spec.engine or Engine()
     image = resolve_image(spec, plan, settings)
@@ -111,6 +132,7 @@ def _build_container(
         version=image.version,
         host=settings.listen_address,
         checked=checked,
+        max_lora_rank=None if lora is None else lora.max_rank,
     )
     container: JSONObject = {
         "name": CONTAINER,
@@ -118,8 +140,8 @@ def _build_container(
         "imagePullPolicy": engine.image_pull_policy or "IfNotPresent",
         "command": [escape_expansion(word) for word in command],
         "ports": [{"name": PORT_NAME, "containerPort": PORT, "protocol": "TCP"}],
-        "env": _build_environment(key, spec, settings, plan),
-        "volumeMounts": _build_mounts(spec, source),
+        "env": _build_environment(key, spec, settings, plan, lora),
+        "volumeMounts": [*_build_mounts(spec, source), *(mount for _, mount in _adapter_volumes(spec, lora))],
         **_build_probes(spec),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
@@ -134,7 +156,9 @@ def _build_container(
     return container
 
 
-def _build_environment(key: Key, spec: VLLMModelSpec, settings: BuildSettings, plan: Plan) -> list[JSONObject]:
+def _build_environment(
+    key: Key, spec: VLLMModelSpec, settings: BuildSettings, plan: Plan, lora: Lora | None
+) -> list[JSONObject]:
     """The operator's variables, then the user's; a user's variable takes the place of the operator's of that name."""
     hub, auth = spec.hub or Hub(), spec.auth or Auth()
     generated: list[JSONObject] = [
@@ -149,6 +173,8 @@ def _build_environment(key: Key, spec: VLLMModelSpec, settings: BuildSettings, p
     if plan.kv_cache_space_gib is not None:
         generated.append({"name": KV_CACHE_SPACE, "value": str(plan.kv_cache_space_gib)})
     generated += _cpu_threads(spec, plan)
+    if lora is not None:
+        generated.append({"name": ALLOW_UPDATING, "value": "True"})
     if hub.endpoint is not None:
         generated.append({"name": "HF_ENDPOINT", "value": hub.endpoint})
     own_key = generated_key_secret(spec, key, settings)
@@ -282,6 +308,18 @@ def _build_volumes(spec: VLLMModelSpec, source: ModelSource) -> list[JSONObject]
         items = [{"key": reference.key, "path": reference.key}]
         volumes.append({"name": "chat-template", "configMap": {"name": reference.name, "items": items}})
     return volumes
+
+
+def _adapter_volumes(spec: VLLMModelSpec, lora: Lora | None) -> Iterator[tuple[JSONObject | None, JSONObject]]:
+    """The volume and the mount of each claim with adapters; no volume where it is the cache's."""
+    cache = (spec.cache or Cache()).persistent_volume_claim
+    for number, claim in enumerate(lora.claims if lora is not None else ()):
+        found = ModelSource("pvc", "", claim=claim)
+        if cache is not None and cache.claim_name == claim:
+            yield None, found.mount(volume="cache") or {}
+            continue
+        name = f"adapters-{number}"
+        yield {**(found.volume() or {}), "name": name}, found.mount(volume=name) or {}
 
 
 def _cache_volume(spec: VLLMModelSpec) -> JSONObject:

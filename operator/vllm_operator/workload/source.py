@@ -61,7 +61,7 @@ def resolve_source(spec: VLLMModelSpec) -> ModelSource:
                 f"spec.hub is only for Hugging Face models, but spec.model is {spec.model!r}: remove one of them",
             )
         if separator and scheme == "pvc":
-            return _claim(spec.model, rest)
+            return resolve_claim(spec.model, rest)
         if separator and scheme == "oci":
             return _image(spec.model, rest)
         if separator:
@@ -89,14 +89,14 @@ def resolve_source(spec: VLLMModelSpec) -> ModelSource:
     return ModelSource("hub", repository, revision=(revision if at else hub.revision) or None)
 
 
-def _claim(model: str, rest: str) -> ModelSource:
-    """A model in a PersistentVolumeClaim: `claim/path/in/it`."""
+def resolve_claim(model: str, rest: str, *, field: str = "spec.model") -> ModelSource:
+    """A model in a PersistentVolumeClaim: `claim/path/in/it`. Raises Refusal."""
     claim, _, path = rest.partition("/")
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if not claim or ".." in parts:
         raise Refusal(
             Reason.INVALID_SPEC,
-            f"spec.model is {model!r}: write pvc://claim/path, with the name of a PersistentVolumeClaim and without ..",
+            f"{field} is {model!r}: write pvc://claim/path, with the name of a PersistentVolumeClaim and without ..",
         )
     return ModelSource("pvc", "/".join([f"{MODELS_DIRECTORY}/{claim}", *parts]), claim=claim)
 
