@@ -70,8 +70,8 @@ PRIVATE_HEADERS = ("cookie", "x-forwarded-for", "x-envoy-external-address")
 """Headers that servers outside of the cluster are not told."""
 MOST_NAMES = 50
 """Names that an error message lists at most."""
-REFRESH_DELAY = "0.02s"
-"""Pause of Envoy between an answer and its next question. While the agent is away questions fail at once, and are asked again."""
+REFRESH_DELAY = "0.1s"
+"""Pause of Envoy between an answer, or none, and its next question. While the agent is away it asks in vain, which costs 1 ms each."""
 MOST_FALLBACKS = 3
 """Steps from a model to its fallback, and from there to that one's; a circle ends there too."""
 SYSTEM_CA = "/etc/ssl/certs/ca-certificates.crt"

@@ -14,7 +14,7 @@ ASK, SHOW = "ask/", "show/"
 COUNTED_ROUTE = "counted"
 PART_HEADER = "x-vllm-part"
 """Names the part of the routes in which a request's is looked up."""
-OTHERS, _PARTS = "others", 16
+OTHERS, _PARTS = "others", 8
 PARTS = tuple(f"names/{number}" for number in range(_PARTS))
 """The parts: `OTHERS` is for what is no model's, the rest for models by their names (part_of)."""
 ELSEWHERE = "elsewhere"
