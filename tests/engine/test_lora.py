@@ -1,11 +1,13 @@
 """vLLM's options for LoRA adapters."""
 
+import dataclasses
 from typing import Any
 
 import pytest
 
 from vllm_operator.api.errors import Refusal
 from vllm_operator.api.types import VLLMModelSpec
+from vllm_operator.engine import command
 from vllm_operator.engine.catalogue import newest, versions
 from vllm_operator.engine.command import build_command
 from vllm_operator.engine.lora import RANKS, round_rank
@@ -64,6 +66,14 @@ def test_one_api_server_where_vllm_would_start_more() -> None:
 def test_what_contradicts_is_refused(args: dict[str, Any]) -> None:
     with pytest.raises(Refusal, match=r"spec\.engine\.args\."):
         words(version=None, engine={"args": args})
+
+
+def test_a_version_that_lacks_an_option_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = newest()
+    options = {name: option for name, option in known.options.items() if name != "max-cpu-loras"}
+    monkeypatch.setattr(command, "find", lambda version: dataclasses.replace(known, options=options))
+    with pytest.raises(Refusal, match=rf"spec\.adapters: unknown in vLLM {known.version}; did you mean max-loras"):
+        words()
 
 
 def test_ranks_are_rounded_up_to_what_vllm_takes() -> None:
