@@ -206,7 +206,7 @@ def test_controller_revision() -> None:
     [
         ({"autoscaling": {"maxReplicas": 2}}, "spec.autoscaling"),
         ({"adapters": [{"name": "a", "source": "b/c"}]}, "spec.adapters"),
-        ({"defaults": {"temperature": 0}}, "spec.defaults"),
+        ({"defaults": {"temperature": 0}, "external": {"url": "https://a.example"}}, "spec.defaults"),
     ],
 )
 def test_not_implemented(spec: dict[str, Any], field: str) -> None:

@@ -121,6 +121,17 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True)
+class Traits:
+    """What the choice of vLLM's options looks at (engine/recipes.py); all empty where nothing is known of a model."""
+
+    architecture: str = ""
+    model_type: str = ""
+    task: Task | None = None
+    template: tuple[str, ...] = ()
+    """Markers of the chat template and the tokenizer (chat_template.py)."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFacts:
     """What sizing needs to know of a model."""
 
@@ -166,6 +177,13 @@ class ModelFacts:
     """Heads of linear attention (Qwen3-Next), which tensor parallelism must divide too."""
     warnings: tuple[str, ...] = ()
     """What was found that a person should know."""
+    template: tuple[str, ...] | None = None
+    """Markers of the chat template and the tokenizer (chat_template.py); None: nothing is known of them."""
+
+    @property
+    def traits(self) -> Traits:
+        """What the choice of vLLM's options looks at."""
+        return Traits(self.architecture, self.model_type, self.task, self.template or ())
 
     @property
     def hybrid(self) -> bool:

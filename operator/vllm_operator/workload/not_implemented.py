@@ -14,7 +14,7 @@ from vllm_operator.api.types import Auth, Route, VLLMModelSpec
 _FIELDS: tuple[tuple[str, Callable[[VLLMModelSpec], Any], str], ...] = (
     ("autoscaling", lambda spec: spec.autoscaling, "set spec.replicas"),
     ("adapters", lambda spec: spec.adapters, "use engine.args.lora-modules with a volume from podTemplate"),
-    ("defaults", lambda spec: spec.defaults, "use engine.args.override-generation-config"),
+    ("defaults", lambda spec: spec.defaults if spec.external else None, "an external model's are set where it runs"),
 )
 
 _BY_GATEWAY: tuple[tuple[str, Callable[[VLLMModelSpec], Any]], ...] = (

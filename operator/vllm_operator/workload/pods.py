@@ -27,6 +27,8 @@ from vllm_operator.api.types import (
 from vllm_operator.engine.command import CHAT_TEMPLATE_DIRECTORY, build_command
 from vllm_operator.engine.images import resolve_image
 from vllm_operator.engine.termination import decide_termination
+from vllm_operator.hub.facts import Traits
+from vllm_operator.sizing.cpu import NODE_AFFINITY
 from vllm_operator.sizing.decide import KV_CACHE_SPACE
 from vllm_operator.sizing.plan import RESOURCE_NAMES, Plan
 from vllm_operator.workload.defaults import without_zero_values
@@ -45,11 +47,18 @@ JSONObject = dict[str, Any]
 
 
 def build_pod_template(
-    key: Key, spec: VLLMModelSpec, *, plan: Plan, settings: BuildSettings, checked: bool = True
+    key: Key,
+    spec: VLLMModelSpec,
+    *,
+    plan: Plan,
+    settings: BuildSettings,
+    checked: bool = True,
+    traits: Traits | None = None,
 ) -> JSONObject:
     """The pod template of a model, spec.podTemplate merged over it, quantities as the API server writes them.
 
-    `checked`: whether the options must be ones that the vLLM version takes, where that is known.
+    `checked`: whether the options must be ones that the vLLM version takes, where that is known. `traits`: what is known of the
+    model, for what the user has not chosen; None: nothing is chosen.
 
     Raises Refusal when the spec cannot be carried out, or when podTemplate breaks what the operator needs of a pod.
     """
@@ -61,7 +70,9 @@ def build_pod_template(
             "annotations": {"kubectl.kubernetes.io/default-container": CONTAINER},
         },
         "spec": {
-            "containers": [_build_container(key, spec, plan=plan, settings=settings, source=source, checked=checked)],
+            "containers": [
+                _build_container(key, spec, plan=plan, settings=settings, source=source, checked=checked, traits=traits)
+            ],
             "volumes": _build_volumes(spec, source),
             "terminationGracePeriodSeconds": decide_termination(spec).grace_seconds,
             "securityContext": _build_pod_security(settings),
@@ -98,7 +109,14 @@ def escape_expansion(word: str) -> str:
 
 
 def _build_container(
-    key: Key, spec: VLLMModelSpec, *, plan: Plan, settings: BuildSettings, source: ModelSource, checked: bool
+    key: Key,
+    spec: VLLMModelSpec,
+    *,
+    plan: Plan,
+    settings: BuildSettings,
+    source: ModelSource,
+    checked: bool,
+    traits: Traits | None,
 ) -> JSONObject:
     engine = spec.engine or Engine()
     image = resolve_image(spec, plan, settings)
@@ -111,6 +129,7 @@ def _build_container(
         version=image.version,
         host=settings.listen_address,
         checked=checked,
+        traits=traits,
     )
     container: JSONObject = {
         "name": CONTAINER,
@@ -369,8 +388,9 @@ def _build_scheduling(key: Key, spec: VLLMModelSpec, plan: Plan) -> JSONObject:
             tolerations.append(toleration)
     if tolerations:
         result["tolerations"] = tolerations
-    if wanted.affinity is not None:
-        result["affinity"] = wanted.affinity
+    affinity = {**({"nodeAffinity": NODE_AFFINITY} if plan.accelerator == "cpu" else {}), **(wanted.affinity or {})}
+    if affinity or wanted.affinity is not None:
+        result["affinity"] = affinity
     constraints = _plain_list(wanted.topology_spread_constraints or ())
     for constraint in constraints:
         constraint.setdefault("labelSelector", {"matchLabels": selector_labels(key.name)})
