@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tests.engine.commands import command
-from tests.engine.families import FAMILIES, GLM45, HERMES3, QWEN3, QWEN25, TRAPS, Published, markers
+from tests.engine.families import FAMILIES, GLM45, HERMES3, QWEN3, QWEN3_THINKING, QWEN25, TRAPS, Published, markers
 from vllm_operator.api.types import VLLMModelSpec
 from vllm_operator.engine.catalogue import find, newest, versions
 from vllm_operator.engine.recipes import (
@@ -152,8 +152,11 @@ def test_words_of_a_name() -> None:
 def test_the_ground_is_told() -> None:
     [tools, reasoning] = chosen("/models/x", Traits("Qwen3ForCausalLM", "qwen3", "generate", markers(QWEN3))).reasons
     assert tools == "tool-call-parser hermes: Qwen3ForCausalLM, chat template has <tool_call>{…}"
-    assert reasoning == (
-        "reasoning-parser qwen3: Qwen3ForCausalLM, chat template has <tool_call>{…}, chat template has enable_thinking"
+    assert reasoning == "reasoning-parser qwen3: Qwen3ForCausalLM, chat template has <tool_call>{…}, enable_thinking"
+    qwq = chosen("/models/x", Traits("Qwen2ForCausalLM", "qwen2", "generate", markers(QWEN3_THINKING, think=True)))
+    assert qwq.reasons[1] == (
+        "reasoning-parser deepseek_r1: Qwen2ForCausalLM, chat template has <tool_call>{…}, a prompt that ends in <think>, "
+        "the tokenizer has </think> as one token"
     )
     assert chosen("Qwen/Qwen3-8B", Traits()).reasons[0] == "tool-call-parser hermes: the name Qwen3-8B"
     assert chosen("deepseek-ai/DeepSeek-R1", Traits()).reasons[0].endswith("repository deepseek-ai/DeepSeek-R1")
@@ -351,7 +354,7 @@ def test_what_is_chosen_is_there(traits: Traits, model: str, version: str) -> No
 @given(traits=_TRAITS, model=st.sampled_from([*_NAMES, "a/b"]))
 def test_more_of_a_template_never_brings_the_name_back(traits: Traits, model: str) -> None:
     found = match(model, Traits(traits.architecture, traits.model_type, traits.task, (*traits.template, "template")))
-    assert found is None or not found.ground.startswith("the name")
+    assert found is None or not found.known_by.startswith("the name")
 
 
 def test_hermes_is_told_from_what_looks_like_it() -> None:

@@ -102,11 +102,25 @@ class Match:
     """The recipe for a model."""
 
     recipe: Recipe
-    ground: str
-    """Why it is this one."""
+    known_by: str
+    """What of the model has led to it, beside its template."""
+    markers: tuple[str, ...] = ()
+    """What of the template has."""
     reasons: bool = True
-    """Whether the model reasons, as far as the recipe's parser for it goes."""
-    reasons_ground: str = ""
+    """Whether the model reasons in the way that the recipe's parser reads."""
+    reasons_by: tuple[str, ...] = ()
+    """What of the template says so."""
+
+    def ground(self, *, reasoning: bool = False) -> str:
+        """Why it is this recipe, or its parser of reasoning too, in words."""
+        markers = (*self.markers, *(self.reasons_by if reasoning else ()))
+        template = ", ".join(MARKERS[marker] for marker in markers if marker != THINK_TOKENS)
+        parts = (
+            self.known_by,
+            f"chat template has {template}" if template else "",
+            f"the tokenizer has {MARKERS[THINK_TOKENS]}" if THINK_TOKENS in markers else "",
+        )
+        return ", ".join(part for part in parts if part)
 
 
 def match(model: str, traits: Traits) -> Match | None:
@@ -115,35 +129,33 @@ def match(model: str, traits: Traits) -> Match | None:
     known = TEMPLATE in traits.template
     for recipe in recipes():
         if repository in map(str.lower, recipe.repositories):
-            return _reasoning(recipe, f"repository {_without_revision(model)}", traits, words)
+            return _with_reasoning(Match(recipe, f"repository {_without_revision(model)}"), traits, words)
     for recipe in recipes():
         if recipe.by_config and recipe.is_of(traits) and recipe.suits_template(traits.template):
             named = traits.architecture if traits.architecture in recipe.architectures else traits.model_type
-            return _reasoning(recipe, _joined(named, recipe.template), traits, words)
+            return _with_reasoning(Match(recipe, named, recipe.template), traits, words)
     for recipe in recipes():
         if not recipe.by_config and recipe.template and recipe.suits_template(traits.template):
-            return _reasoning(recipe, _joined("", recipe.template), traits, words)
+            return _with_reasoning(Match(recipe, "", recipe.template), traits, words)
     for recipe in () if known else recipes():
         fits = not traits.architecture or not recipe.by_config or recipe.is_of(traits)
         if fits and recipe.suits_name(words):
-            found = _reasoning(recipe, f"the name {_without_revision(model).rpartition('/')[2]}", traits, words)
+            name = f"the name {_without_revision(model).rpartition('/')[2]}"
             # A directory may have any name, and a parser of reasoning refuses every request where the tokenizer lacks its tokens.
-            return found if repository else replace(found, reasons=False)
+            found = Match(recipe, name)
+            return _with_reasoning(found, traits, words) if repository else replace(found, reasons=False)
     return None
 
 
-def _joined(first: str, markers: Iterable[str]) -> str:
-    return ", ".join(part for part in (first, *(MARKERS[marker] for marker in markers)) if part)
-
-
-def _reasoning(recipe: Recipe, ground: str, traits: Traits, words: frozenset[str]) -> Match:
+def _with_reasoning(found: Match, traits: Traits, words: frozenset[str]) -> Match:
     """The match, with whether this model of the family reasons."""
+    recipe = found.recipe
     if not recipe.reasoning_template:
-        return Match(recipe, ground)
+        return found
     if TEMPLATE not in traits.template:
-        return Match(recipe, ground, not set(recipe.not_reasoning_names) & words)
-    found = [marker for marker in recipe.reasoning_template if marker in traits.template]
-    return Match(recipe, ground, bool(found), MARKERS[found[0]] if found else "")
+        return replace(found, reasons=not set(recipe.not_reasoning_names) & words)
+    by = next((marker for marker in recipe.reasoning_template if marker in traits.template), None)
+    return replace(found, reasons=by is not None, reasons_by=(by,) if by else ())
 
 
 def _without_revision(model: str) -> str:
@@ -272,9 +284,7 @@ def _choose_parsers(
     ):
         if option in given or not names or not wanted:
             continue
-        ground = found.ground
-        if option == REASONING_PARSER and found.reasons_ground:
-            ground += f", {found.reasons_ground}"
+        ground = found.ground(reasoning=option == REASONING_PARSER)
         name = next((name for name in names if name in registered), None)
         if name is None:
             reasons.append(
@@ -313,7 +323,7 @@ def _choose_options(
     for option, value in wanted.items():
         if option in given:
             continue
-        ground = found.ground if found and option in found.recipe.options else f"the model is for {traits.task}"
+        ground = found.ground() if found and option in found.recipe.options else f"the model is for {traits.task}"
         if catalogue.option(option) is None:
             reasons.append(f"no {option}: vLLM {catalogue.version} has no such option ({ground})")
             continue

@@ -47,11 +47,11 @@ _PATTERNS: Mapping[str, tuple[str, str]] = {
 _COMPILED = {name: re.compile(pattern) for name, (pattern, _) in _PATTERNS.items()}
 
 MARKERS: Mapping[str, str] = {
-    **{name: f"chat template has {words}" for name, (_, words) in _PATTERNS.items()},
-    TEMPLATE: "there is a chat template",
-    THINK_TOKENS: "</think> is one token",
+    **{name: words for name, (_, words) in _PATTERNS.items()},
+    TEMPLATE: "anything",
+    THINK_TOKENS: "</think> as one token",
 }
-"""What can be found → in words."""
+"""What can be found → in words, after "the chat template has"."""
 
 
 def read_template(template: str) -> tuple[str, ...]:

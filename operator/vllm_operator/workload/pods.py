@@ -1,5 +1,6 @@
 """Spec and plan → pod template."""
 
+import copy
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -388,7 +389,10 @@ def _build_scheduling(key: Key, spec: VLLMModelSpec, plan: Plan) -> JSONObject:
             tolerations.append(toleration)
     if tolerations:
         result["tolerations"] = tolerations
-    affinity = {**({"nodeAffinity": NODE_AFFINITY} if plan.accelerator == "cpu" else {}), **(wanted.affinity or {})}
+    affinity = {
+        **({"nodeAffinity": copy.deepcopy(NODE_AFFINITY)} if plan.accelerator == "cpu" else {}),
+        **(wanted.affinity or {}),
+    }
     if affinity or wanted.affinity is not None:
         result["affinity"] = affinity
     constraints = _plain_list(wanted.topology_spread_constraints or ())
