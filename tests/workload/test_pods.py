@@ -319,12 +319,14 @@ CPU: dict[str, Any] = {"model": "a/b", "accelerator": {"type": "cpu"}}
 
 def test_cpus_are_chosen_by_their_labels_and_beside_an_affinity_of_the_users_own() -> None:
     assert pod(CPU)["affinity"] == {"nodeAffinity": NODE_AFFINITY}
-    beside = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": []}}
+    term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"a": "b"}}}
+    beside = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
     assert pod({**CPU, "scheduling": {"affinity": beside}})["affinity"] == {"nodeAffinity": NODE_AFFINITY, **beside}
 
 
 def test_a_node_affinity_of_the_users_own_takes_its_place() -> None:
-    own = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}
+    term = {"matchExpressions": [{"key": "a", "operator": "Exists"}]}
+    own = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}
     assert pod({**CPU, "scheduling": {"affinity": own}})["affinity"] == own
 
 
