@@ -1,6 +1,7 @@
 """What a chat template shows of a model."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from tests.hub.files import QWEN3 as CONFIG
 from tests.hub.server import serving
 from vllm_operator.hub.chat_template import LARGEST_TEMPLATE, MARKERS, read_template, read_tokenizer
 from vllm_operator.hub.directory import read_directory
-from vllm_operator.hub.facts import ModelFacts
+from vllm_operator.hub.facts import LONGEST_NAME, ModelFacts
 from vllm_operator.hub.hugging_face import HuggingFaceHub
 from vllm_operator.hub.read import Found, build_facts, facts_by_hand
 from vllm_operator.hub.wire import decode, encode_facts
@@ -148,6 +149,15 @@ def test_it_is_told_by_a_job() -> None:
     assert decode(encode_facts(facts)).template == facts.template != ()
     every = build_facts(Found(where="x", files={"config.json": 1}, config=CONFIG, chat_template="\n".join(MARKERS)))
     assert isinstance(decode(encode_facts(every)), ModelFacts)
+
+
+def test_what_is_kept_of_facts_that_somebody_else_has_told_is_short() -> None:
+    facts = build_facts(Found(where="x", files={"config.json": 1}, config=CONFIG, chat_template=QWEN3))
+    hostile = replace(
+        facts, architecture="A" * 10**5, model_type="t" * 10**5, template=(*(facts.template or ()), "x" * 10**5, "\n")
+    )
+    assert hostile.traits.template == facts.traits.template
+    assert len(hostile.traits.architecture) == len(hostile.traits.model_type) == LONGEST_NAME
 
 
 @given(st.text(alphabet="<>{}[]|_\\\"'tool_calASsthinkgu \n=-name:|｜", max_size=4000))

@@ -3,6 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from vllm_operator.hub.chat_template import MARKERS
+
+LONGEST_NAME = 128
+"""Characters of an architecture's or a model type's name that are kept; the longest known have 50."""
+
 Task = Literal["generate", "embed", "score", "classify", "reward", "transcribe"]
 """What a model is for. `score` is vLLM's word for rerankers."""
 
@@ -182,8 +187,11 @@ class ModelFacts:
 
     @property
     def traits(self) -> Traits:
-        """What the choice of vLLM's options looks at."""
-        return Traits(self.architecture, self.model_type, self.task, self.template or ())
+        """What the choice of vLLM's options looks at. They are kept with each decision, so nothing in them is long, whoever has told
+        the facts.
+        """
+        known = tuple(sorted(MARKERS.keys() & set(self.template or ())))
+        return Traits(self.architecture[:LONGEST_NAME], self.model_type[:LONGEST_NAME], self.task, known)
 
     @property
     def hybrid(self) -> bool:
