@@ -6,6 +6,7 @@ With `--check` it writes nothing, names each file that differs, and exits 1 if t
 import argparse
 import ast
 import inspect
+import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -25,6 +26,8 @@ from vllm_operator.cluster.permissions import (
     OWN_NAMESPACE_RULES,
     Rule,
 )
+from vllm_operator.engine.recipes import Recipe, recipes
+from vllm_operator.hub.chat_template import MARKERS
 
 NAME = "vllm-operator"
 NAMESPACE = "vllm-operator-system"
@@ -58,6 +61,7 @@ def files() -> dict[str, str]:
         "manifests/base/rbac.yaml": YAML_HEADER + rbac_yaml(),
         "docs/reference/vllmmodel.md": MARKDOWN_HEADER + model_reference(definition),
         "docs/reference/conditions.md": MARKDOWN_HEADER + conditions_reference(),
+        "docs/reference/recipes.md": MARKDOWN_HEADER + recipes_reference(),
     }
 
 
@@ -152,6 +156,52 @@ def conditions_reference() -> str:
         meaning, remedy = conditions.REASONS[reason]
         lines += _row(f"`{reason}`", meaning, remedy)
     return "\n".join([*lines, ""])
+
+
+def recipes_reference() -> str:
+    """Return what is chosen for which model, as Markdown."""
+    lines = [
+        "# Parsers and options by model",
+        "",
+        "What the operator chooses where the spec does not say it, from `operator/vllm_operator/engine/recipes.yaml`. [Tool calls and",
+        "reasoning](../parsers.md) says how. *with* and *without* speak of the chat template. A name counts only where there is no",
+        "template to be read.",
+        "",
+        *_rows(("Family", "Known by", "Parser of tool calls", "Parser of reasoning", "Options")),
+    ]
+    for recipe in recipes():
+        lines += _row(
+            recipe.family,
+            "; ".join(_known_by(recipe)),
+            _first_of(recipe.tool_call_parser),
+            _first_of(recipe.reasoning_parser) + _when(recipe),
+            "<br>".join(f"`{name}: {json.dumps(value)}`" for name, value in recipe.options.items()),
+        )
+    return "\n".join([*lines, ""])
+
+
+def _known_by(recipe: Recipe) -> Iterator[str]:
+    """Yield what a model of the family is known by, in words."""
+    if recipe.repositories:
+        yield "repository " + ", ".join(f"`{name}`" for name in recipe.repositories)
+    config = [f"`{name}`" for name in (*recipe.architectures, *recipe.model_types)]
+    template = [f"with `{MARKERS[name]}`" for name in recipe.template]
+    template += [f"without `{MARKERS[name]}`" for name in recipe.template_lacks]
+    if config or template:
+        yield ", ".join([" or ".join(config) or "any architecture", *template])
+    if recipe.names:
+        yield "by the name: " + " or ".join(f"`{name}`" for name in recipe.names)
+
+
+def _first_of(names: Iterable[str]) -> str:
+    return ", else ".join(f"`{name}`" for name in names)
+
+
+def _when(recipe: Recipe) -> str:
+    """Return when a model of the family reasons, in words; nothing if all of them do."""
+    if not recipe.reasoning_template:
+        return ""
+    return " with " + " or ".join(f"`{MARKERS[name]}`" for name in recipe.reasoning_template)
 
 
 def _nodes(schema: Schema, path: str, required: bool = False) -> Iterator[tuple[str, Schema, bool]]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from vllm_operator.api.types import VLLMModelSpec
 from vllm_operator.engine.command import build_command
+from vllm_operator.hub.facts import Traits
 from vllm_operator.sizing.plan import decide_plan
 
 HEAD = ["vllm", "serve", "Qwen/Qwen3-8B", "--host", "0.0.0.0", "--port", "8000", "--served-model-name", "qwen"]
@@ -16,6 +17,7 @@ def command(
     model_path: str = "Qwen/Qwen3-8B",
     version: str | None = None,
     revision: str | None = None,
+    traits: Traits | None = None,
 ) -> list[str]:
     """The whole vector for a spec, without a model's source, which belongs to another room."""
     model = VLLMModelSpec.model_validate({"model": "Qwen/Qwen3-8B", **spec})
@@ -26,6 +28,7 @@ def command(
         plan=decide_plan(model),
         version=version,
         revision=revision,
+        traits=traits,
     )
 
 

@@ -14,8 +14,11 @@ from tests.catalogue.versions import run_in_vllm
 from tests.cluster.settings import VLLM_VERSION
 from tests.cluster.vllm_env import environment_path
 from tests.engine.commands import command
+from tests.engine.families import FAMILIES, TRAPS
 from tests.engine.test_command import HOSTILE
+from vllm_operator.api.types import VLLMModelSpec
 from vllm_operator.engine.catalogue import Catalogue, find
+from vllm_operator.engine.recipes import choose
 
 pytestmark = [
     pytest.mark.e2e,
@@ -124,6 +127,35 @@ SPECS: list[tuple[dict[str, Any], dict[str, Any]]] = [
             "enable_expert_parallel": True,
         },
     ),
+    (
+        {
+            "defaults": {
+                "temperature": 0,
+                "topP": 0.9,
+                "topK": -1,
+                "minP": 0.1,
+                "repetitionPenalty": 1.1,
+                "maxTokens": 100,
+                "presencePenalty": -0.5,
+                "frequencyPenalty": 1,
+                "enableThinking": False,
+                "chatTemplateKwargs": {"a": "$x"},
+            }
+        },
+        {
+            "override_generation_config": {
+                "temperature": 0.0,
+                "top_p": 0.9,
+                "top_k": -1,
+                "min_p": 0.1,
+                "repetition_penalty": 1.1,
+                "max_new_tokens": 100,
+                "presence_penalty": -0.5,
+                "frequency_penalty": 1.0,
+            },
+            "default_chat_template_kwargs": {"a": "$x", "enable_thinking": False},
+        },
+    ),
     *(({"engine": engine}, expected) for engine, expected in ENGINE),
     *(({"engine": {"args": args}}, expected) for args, expected in ARGS),
 ]
@@ -138,6 +170,32 @@ def test_vllm_reads_what_was_meant() -> None:
     read = run_in_vllm("parse", stdin=json.dumps(cases))
     wrong = [(spec, got) for (spec, _), wanted, got in zip(SPECS, expected, read, strict=True) if got != wanted]
     assert wrong == []
+
+
+def test_vllm_reads_what_was_chosen_for_each_family() -> None:
+    attributes = [
+        *("tool_call_parser", "enable_auto_tool_choice", "reasoning_parser", "tokenizer_mode", "runner"),
+        *("chat_template_content_format", "hf_overrides"),
+    ]
+    cases, expected = [], []
+    for each in (*FAMILIES, *TRAPS):
+        options = choose(VLLMModelSpec(model=each.model), each.traits, VLLM_VERSION).options
+        cases.append((command({"model": each.model}, version=VLLM_VERSION, traits=each.traits)[1:], attributes))
+        expected.append(
+            {
+                "tool_call_parser": each.tools,
+                "enable_auto_tool_choice": each.tools is not None,
+                "reasoning_parser": each.reasoning or "",
+                "tokenizer_mode": options.get("tokenizer-mode", "auto"),
+                "runner": options.get("runner", "auto"),
+                "chat_template_content_format": options.get("chat-template-content-format", "auto"),
+                "hf_overrides": options.get("hf-overrides", {}),
+            }
+        )
+    read = run_in_vllm("parse", stdin=json.dumps(cases))
+    assert [(case[0][1], got) for case, got in zip(cases, read, strict=True)] == [
+        (case[0][1], wanted) for case, wanted in zip(cases, expected, strict=True)
+    ]
 
 
 def test_the_catalogue_is_what_vllm_says_of_itself() -> None:

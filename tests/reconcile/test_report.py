@@ -90,6 +90,7 @@ ROWS: list[tuple[ConditionType, str, Reason, Subject, Observation]] = [
     (W, "False", Reason.IMAGE_PULL_FAILED, SUBJECT, troubled(Reason.IMAGE_PULL_FAILED)),
     (W, "False", Reason.CONTAINER_CONFIG_ERROR, SUBJECT, troubled(Reason.CONTAINER_CONFIG_ERROR)),
     (W, "False", Reason.OUT_OF_MEMORY, SUBJECT, troubled(Reason.OUT_OF_MEMORY)),
+    (W, "False", Reason.ILLEGAL_INSTRUCTION, SUBJECT, troubled(Reason.ILLEGAL_INSTRUCTION)),
     (W, "False", Reason.CRASH_LOOP_BACK_OFF, SUBJECT, troubled(Reason.CRASH_LOOP_BACK_OFF)),
     (W, "False", Reason.CONTAINER_RESTARTED, SUBJECT, troubled(Reason.CONTAINER_RESTARTED)),
     (W, "False", Reason.PODS_REJECTED, SUBJECT, seen(replace(COMING, replica_failure="quota", pods=()))),

@@ -1,11 +1,13 @@
 """Models on CPUs."""
 
+from typing import Any
+
 import pytest
 
 from tests.sizing.published import published
 from tests.sizing.tiny_models import TINY
 from vllm_operator.hub.config import read_config
-from vllm_operator.sizing.cpu import instruction_set, plan_cpu
+from vllm_operator.sizing.cpu import NODE_AFFINITY, plan_cpu
 from vllm_operator.sizing.memory import GIB
 
 
@@ -35,19 +37,34 @@ def test_tiny_model_in_the_tests_pod() -> None:
     assert plan_cpu(read_config(TINY["qwen3"]), memory=3 * GIB).kv_cache_space_gib >= 1
 
 
+LABEL = "feature.node.kubernetes.io/cpu-cpuid."
+
+
+def _matches(term: dict[str, Any], labels: dict[str, str]) -> bool:
+    """As the scheduler matches a node selector's term (k8s.io/component-helpers/scheduling/corev1/nodeaffinity)."""
+    checks = {
+        "In": lambda key, values: labels.get(key) in values,
+        "DoesNotExist": lambda key, values: key not in labels,
+    }
+    return all(checks[each["operator"]](each["key"], each.get("values")) for each in term["matchExpressions"])
+
+
 @pytest.mark.parametrize(
-    ("labels", "name"),
+    ("features", "allowed", "preferred"),
     [
-        (
-            {
-                "feature.node.kubernetes.io/cpu-cpuid.AVX512F": "true",
-                "feature.node.kubernetes.io/cpu-cpuid.AVX2": "true",
-            },
-            "AVX512",
-        ),
-        ({"feature.node.kubernetes.io/cpu-cpuid.AVX2": "true"}, "AVX2"),
-        ({}, None),
+        (("FXSR", "AVX", "AVX2", "AVX512F"), True, True),
+        (("FXSR", "AVX", "AVX2"), True, False),
+        (("FXSR", "AVX"), False, False),  # too old
+        (("FXSR",), False, False),  # a virtual machine whose CPU model hides what the CPU has
+        (("ASIMD", "FP"), True, False),  # arm64
+        ((), True, False),  # nobody has labelled it
     ],
 )
-def test_instruction_set(labels: dict[str, str], name: str | None) -> None:
-    assert instruction_set(labels) == name
+def test_nodes_are_chosen_by_the_labels_that_they_have(
+    features: tuple[str, ...], allowed: bool, preferred: bool
+) -> None:
+    labels = {LABEL + feature: "true" for feature in features}
+    terms = NODE_AFFINITY["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert any(_matches(term, labels) for term in terms) is allowed
+    [rather] = NODE_AFFINITY["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert _matches(rather["preference"], labels) is preferred

@@ -205,7 +205,7 @@ def test_controller_revision() -> None:
     ("spec", "field"),
     [
         ({"autoscaling": {"maxReplicas": 2}}, "spec.autoscaling"),
-        ({"defaults": {"temperature": 0}}, "spec.defaults"),
+        ({"defaults": {"temperature": 0}, "external": {"url": "https://a.example"}}, "spec.defaults"),
     ],
 )
 def test_not_implemented(spec: dict[str, Any], field: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 from tests.workload.bundles import SETTINGS, container, pod, pod_template
 from vllm_operator.api.conditions import Reason
 from vllm_operator.api.errors import Refusal
+from vllm_operator.sizing.cpu import NODE_AFFINITY
 from vllm_operator.workload.pods import escape_expansion
 
 MODEL = {"model": "Qwen/Qwen3-8B"}
@@ -311,3 +312,21 @@ def test_threads_are_left_alone_without_a_limit_and_on_gpus_and_where_the_user_s
         assert "OMP_NUM_THREADS" not in {variable["name"] for variable in container(spec)["env"]}
     own = {**CPU, "resources": limits, "engine": {"env": [{"name": "OMP_NUM_THREADS", "value": "3"}]}}
     assert {"name": "OMP_NUM_THREADS", "value": "3"} in container(own)["env"]
+
+
+def test_cpus_are_chosen_by_their_labels_and_beside_an_affinity_of_the_users_own() -> None:
+    assert pod(CPU)["affinity"] == {"nodeAffinity": NODE_AFFINITY}
+    term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"a": "b"}}}
+    beside = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+    assert pod({**CPU, "scheduling": {"affinity": beside}})["affinity"] == {"nodeAffinity": NODE_AFFINITY, **beside}
+
+
+def test_a_node_affinity_of_the_users_own_takes_its_place() -> None:
+    term = {"matchExpressions": [{"key": "a", "operator": "Exists"}]}
+    own = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}
+    assert pod({**CPU, "scheduling": {"affinity": own}})["affinity"] == own
+
+
+def test_gpus_need_no_affinity() -> None:
+    assert "affinity" not in pod({"model": "a/b"})
+    assert pod({"model": "a/b", "scheduling": {"affinity": {}}})["affinity"] == {}

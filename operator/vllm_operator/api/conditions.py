@@ -60,6 +60,7 @@ class Reason(StrEnum):
     CRASH_LOOP_BACK_OFF = "CrashLoopBackOff"
     CONTAINER_RESTARTED = "ContainerRestarted"
     OUT_OF_MEMORY = "OutOfMemory"
+    ILLEGAL_INSTRUCTION = "IllegalInstruction"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     CONTAINER_CONFIG_ERROR = "ContainerConfigError"
     POD_NOT_READY = "PodNotReady"
@@ -192,6 +193,11 @@ REASONS: dict[Reason, tuple[str, str]] = {
     Reason.OUT_OF_MEMORY: (
         "The container was killed for using more memory than its limit.",
         "Raise resources.limits.memory.",
+    ),
+    Reason.ILLEGAL_INSTRUCTION: (
+        "The CPU of the pod's node lacks an instruction that the image was built for: AVX2 at least, AVX512 for some images.",
+        "Choose nodes that have it (scheduling.nodeSelector; node feature discovery labels them), or set engine.image to an image for "
+        "these CPUs.",
     ),
     Reason.IMAGE_PULL_FAILED: (
         "The image cannot be pulled; the message is the kubelet's.",

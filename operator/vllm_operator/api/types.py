@@ -400,9 +400,9 @@ class Engine(Model):
     convert: OptionText | None = None
     """Adapter that turns the model into another kind, e.g. embed, classify."""
     tool_call_parser: OptionText | None = None
-    """Parser of tool calls; `--enable-auto-tool-choice` is set beside it."""
+    """Parser of tool calls; `--enable-auto-tool-choice` is set beside it. Default: by what the model is; none: neither is set."""
     reasoning_parser: OptionText | None = None
-    """Parser of reasoning content."""
+    """Parser of reasoning content. Default: by what the model is; none: it is not set."""
     chat_template: ChatTemplate | None = None
     """Chat template, from a ConfigMap. Default: the model's own."""
     hf_overrides: FreeObject | None = None
@@ -927,7 +927,7 @@ class External(Model):
 
 
 class Defaults(Model):
-    """Defaults of requests. Not implemented yet: a model that sets it is refused with a reason."""
+    """Defaults of requests: what one gets that does not say it itself. They go over the model's own (generation_config.json)."""
 
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     """Sampling temperature."""
@@ -940,13 +940,13 @@ class Defaults(Model):
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
     """Penalty on tokens seen before; above 1 discourages them."""
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    """Penalty on tokens that occur in the answer."""
+    """Penalty on tokens that occur in the answer. Needs vLLM 0.31."""
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    """Penalty on tokens by how often they occur in the answer."""
+    """Penalty on tokens by how often they occur in the answer. Needs vLLM 0.31."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
-    """Most tokens of an answer."""
+    """Most tokens of an answer. To vLLM it is a limit too: requests that ask for more get no more."""
     enable_thinking: bool | None = None
-    """Whether the chat template asks the model to reason."""
+    """Whether the chat template asks the model to reason, by its variable enable_thinking or thinking."""
     chat_template_kwargs: FreeObject | None = None
     """Variables given to the chat template."""
 
@@ -1055,7 +1055,7 @@ class VLLMModelSpec(Model):
     external: External | None = None
     """An endpoint that somebody else runs, instead of pods. Needs the gateway."""
     defaults: Defaults | None = None
-    """Defaults of requests. Not implemented yet."""
+    """Defaults of requests, for clients that do not say it themselves."""
     pod_template: PodTemplate | None = None
     """Merged over the generated pod template (strategic merge, as `kubectl patch` does): the last word is the
     user's."""
@@ -1218,6 +1218,17 @@ class EngineStatus(Model):
     options_checked: bool | None = None
     """Whether the options were checked against those that this vLLM version takes. False: the version is not known, or its options
     are not (a custom image without spec.engine.version, a nightly build, a version newer than the operator)."""
+    task: Annotated[str, Field(max_length=32)] | None = None
+    """What the model is for, as its files say: generate, embed, score (reranking), classify, reward or transcribe."""
+    tool_call_parser: Annotated[str, Field(max_length=256)] | None = None
+    """Parser of tool calls, whoever chose it."""
+    reasoning_parser: Annotated[str, Field(max_length=256)] | None = None
+    """Parser of reasoning content, whoever chose it."""
+    reasons: (
+        Annotated[list[Annotated[str, Field(max_length=512)]], Field(max_length=8, json_schema_extra=LIST_ATOMIC)]
+        | None
+    ) = None
+    """Why these parsers and options, and what the vLLM version lacks."""
 
 
 class CapabilitiesStatus(Model):

@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_operator.api.names import PORT
-from vllm_operator.api.types import Engine, VLLMModelSpec
+from vllm_operator.api.types import Defaults, Engine, VLLMModelSpec
 from vllm_operator.engine.catalogue import Catalogue, Option, Type, find, newest
 from vllm_operator.engine.check import check_parser, check_value, resolve
+from vllm_operator.engine.defaults import default_options
 from vllm_operator.engine.images import parse_version
 from vllm_operator.engine.lora import lora_options
 from vllm_operator.engine.options import OWNED, SHUTDOWN_TIMEOUT_SINCE
+from vllm_operator.engine.recipes import AUTO_TOOLS, NONE, REASONING_PARSER, TOOL_PARSER, choose
 from vllm_operator.engine.termination import decide_termination
 from vllm_operator.engine.words import refusal, show, to_json, to_word
+from vllm_operator.hub.facts import Traits
 from vllm_operator.sizing.plan import Plan
 
 CHAT_TEMPLATE_DIRECTORY = "/etc/vllm/chat-template"
@@ -80,6 +83,7 @@ def build_command(
     host: str = "0.0.0.0",
     checked: bool = True,
     max_lora_rank: int | None = None,
+    traits: Traits | None = None,
 ) -> list[str]:
     """The argument vector for a spec.
 
@@ -91,6 +95,8 @@ def build_command(
 
     Options and values are checked against the version's catalogue. Where it has none, or with `checked` false, they are written
     as they are.
+
+    `traits` are what is known of the model, for what the user has not chosen (recipes.py); None: nothing is chosen.
 
     Raises Refusal(InvalidEngineArgs) naming the field, its value and what would be right.
     """
@@ -120,20 +126,32 @@ def build_command(
         typed[option] = field
         if known.checked:
             resolve(known.catalogue, option, where=field)
+        if _is_off(option, value):
+            continue
         command += _render(known, option, value, where=field)
-        if option == "tool-call-parser":
+        if option == TOOL_PARSER:
             # vLLM parses tool calls only with both (validate_parsed_serve_args)
-            typed["enable-auto-tool-choice"] = field
-            command.append("--enable-auto-tool-choice")
+            typed[AUTO_TOOLS] = field
+            command.append(f"--{AUTO_TOOLS}")
     if engine.chat_template is not None:
         field = "spec.engine.chatTemplate"
         typed["chat-template"] = field
         key = engine.chat_template.config_map_key_ref.key
         command += _render(known, "chat-template", f"{CHAT_TEMPLATE_DIRECTORY}/{key}", where=field)
 
+    defaults = list(default_options(spec.defaults or Defaults(), traits=traits, version=version))
+    for option, value, field in defaults:
+        typed[option] = field
+        if known.checked:
+            resolve(known.catalogue, option, where=field)
+        command += _render(known, option, value, where=field)
+
     args = _checked_args(known, engine.args or {}, typed)
     if known.checked:
         _check_parsers(known.catalogue, engine, typed, args)
+    if known.checked:
+        for option, value in choose(spec, traits, version).options.items():
+            command += _render(known, option, value, where=f"the recipe's {option}")
     if plan.max_model_len is not None and "max-model-len" not in typed and "max-model-len" not in args:
         command += ["--max-model-len", str(plan.max_model_len)]
     if model_path.startswith(BUCKETS):
@@ -150,6 +168,11 @@ def build_command(
     return command
 
 
+def _is_off(option: str, value: Any) -> bool:
+    """Whether the user wants no such parser."""
+    return option in (TOOL_PARSER, REASONING_PARSER) and str(value).lower() == NONE
+
+
 def _check_parsers(
     catalogue: Catalogue, engine: Engine, typed: Mapping[str, str], args: Mapping[str, tuple[str, Any]]
 ) -> None:
@@ -160,6 +183,8 @@ def _check_parsers(
     ):
         written, given = args.get(option, (option, None))
         name = given if chosen is None else chosen
+        if chosen is not None and _is_off(option, chosen):
+            continue
         plugin = "tool-parser-plugin" if option == "tool-call-parser" else "reasoning-parser-plugin"
         if name is not None and plugin not in args:
             check_parser(catalogue, registered, name, where=typed.get(option, f"spec.engine.args.{written}"))

@@ -3,6 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from vllm_operator.hub.chat_template import MARKERS
+
+LONGEST_NAME = 128
+"""Characters of an architecture's or a model type's name that are kept; the longest known have 50."""
+
 Task = Literal["generate", "embed", "score", "classify", "reward", "transcribe"]
 """What a model is for. `score` is vLLM's word for rerankers."""
 
@@ -121,6 +126,17 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True)
+class Traits:
+    """What the choice of vLLM's options looks at (engine/recipes.py); all empty where nothing is known of a model."""
+
+    architecture: str = ""
+    model_type: str = ""
+    task: Task | None = None
+    template: tuple[str, ...] = ()
+    """Markers of the chat template and the tokenizer (chat_template.py)."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFacts:
     """What sizing needs to know of a model."""
 
@@ -166,6 +182,16 @@ class ModelFacts:
     """Heads of linear attention (Qwen3-Next), which tensor parallelism must divide too."""
     warnings: tuple[str, ...] = ()
     """What was found that a person should know."""
+    template: tuple[str, ...] | None = None
+    """Markers of the chat template and the tokenizer (chat_template.py); None: nothing is known of them."""
+
+    @property
+    def traits(self) -> Traits:
+        """What the choice of vLLM's options looks at. They are kept with each decision, so nothing in them is long, whoever has told
+        the facts.
+        """
+        known = tuple(sorted(MARKERS.keys() & set(self.template or ())))
+        return Traits(self.architecture[:LONGEST_NAME], self.model_type[:LONGEST_NAME], self.task, known)
 
     @property
     def hybrid(self) -> bool:

@@ -4,11 +4,12 @@ import json
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from vllm_operator.hub.chat_template import LARGEST_TEMPLATE
 from vllm_operator.hub.errors import InvalidModelError
 from vllm_operator.hub.facts import ModelFacts
 from vllm_operator.hub.gguf import read_head
 from vllm_operator.hub.headers import LENGTH_BYTES, Tensor, choose_files, header_length, parse_header, read_index
-from vllm_operator.hub.read import Found, build_facts, choose_gguf
+from vllm_operator.hub.read import Found, build_facts, choose_gguf, read_template_file, template_file
 
 INDEX = "model.safetensors.index.json"
 LARGEST_JSON = 64 * 1024 * 1024
@@ -46,6 +47,7 @@ def read_files(files: Files, *, weights_bytes: int | None = None) -> ModelFacts:
             params=params,
             gguf=_gguf(files) if config is None and params is None else None,
             tokenizer=_json(files, "tokenizer_config.json"),
+            chat_template=_template(files),
             tensors=_tensors(files) if weights_bytes is None else [],
             weights_bytes=weights_bytes,
         )
@@ -65,6 +67,13 @@ def _json(files: Files, name: str) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         raise InvalidModelError(f"{files.where}/{name} is no JSON object")
     return value
+
+
+def _template(files: Files) -> str | None:
+    name = template_file(files.sizes)
+    if name is None:
+        return None
+    return read_template_file(name, files.read(name, 0, min(files.sizes[name], LARGEST_TEMPLATE)))
 
 
 def _gguf(files: Files) -> Mapping[str, Any] | None:

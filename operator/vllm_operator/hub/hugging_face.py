@@ -15,6 +15,7 @@ import httpx
 from huggingface_hub import hf_hub_url
 from huggingface_hub.errors import HFValidationError
 
+from vllm_operator.hub.chat_template import LARGEST_TEMPLATE
 from vllm_operator.hub.errors import (
     GatedModelError,
     HubError,
@@ -25,7 +26,7 @@ from vllm_operator.hub.errors import (
 from vllm_operator.hub.facts import ModelFacts
 from vllm_operator.hub.gguf import read_head
 from vllm_operator.hub.headers import LENGTH_BYTES, Tensor, choose_files, header_length, parse_header, read_index
-from vllm_operator.hub.read import Found, build_facts, choose_gguf
+from vllm_operator.hub.read import Found, build_facts, choose_gguf, read_template_file, template_file
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 FIRST_READ = 200_000
@@ -102,6 +103,7 @@ class HuggingFaceHub:
             params=optional("params.json") if config is None else None,
             gguf=self._gguf(repository, at, files) if not {"config.json", "params.json"} & files.keys() else None,
             tokenizer=optional("tokenizer_config.json"),
+            chat_template=self._template(repository, at, files),
             tensors=self._tensors(repository, at, files),
             pipeline_tag=info.get("pipeline_tag"),
         )
@@ -111,6 +113,14 @@ class HuggingFaceHub:
         """Metadata of the GGUF file, or None without one."""
         names = choose_gguf(files)
         return read_head(lambda size: self._range(self._url(repository, revision, names[0]), size)) if names else None
+
+    def _template(self, repository: str, revision: str, files: Mapping[str, int | None]) -> str | None:
+        name = template_file(files)
+        if name is None:
+            return None
+        return read_template_file(
+            name, self._range(self._url(repository, revision, name), LARGEST_TEMPLATE, ranged=False)
+        )
 
     def _tensors(self, repository: str, revision: str, files: dict[str, int | None]) -> Sequence[Tensor]:
         chosen = [name for name in choose_files(files) if name.endswith(".safetensors")]

@@ -1,10 +1,12 @@
 """What was found of a model → its facts. Pure; the directory and the hub bring the same things in different ways."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from vllm_operator.hub.chat_template import read_tokenizer
 from vllm_operator.hub.config import read_config, text_config
 from vllm_operator.hub.errors import InvalidModelError, ModelNotFoundError
 from vllm_operator.hub.estimate import estimate_weights
@@ -25,6 +27,8 @@ class Found:
     config: Mapping[str, Any] | None
     params: Mapping[str, Any] | None = None
     tokenizer: Mapping[str, Any] | None = None
+    chat_template: str | None = None
+    """Of a file of its own."""
     tensors: Sequence[Tensor] = field(default=())
     gguf: Mapping[str, Any] | None = None
     """Metadata of the GGUF file, where there is no config."""
@@ -47,6 +51,7 @@ def build_facts(found: Found) -> ModelFacts:
         pipeline_tag=found.pipeline_tag,
         tokenizer_max_length=_tokenizer_length(found.tokenizer, config),
     )
+    facts = replace(facts, template=_template(found))
     if any(name.endswith(".gguf") for name in found.files):
         facts = replace(
             facts, warnings=(*facts.warnings, "there are GGUF files: vLLM loads only part of what such files can hold")
@@ -73,6 +78,30 @@ def build_facts(found: Found) -> ModelFacts:
         weights = estimate_weights(facts, config, text_config(config), total=total)
         return replace(facts, weights=replace(weights, source="files"))
     return replace(facts, warnings=(*facts.warnings, "no weights were found: their size is computed from config.json"))
+
+
+def template_file(files: Iterable[str]) -> str | None:
+    """The file that has the chat template, if it stands in one of its own: transformers takes it before any other."""
+    names = set(files)
+    return next((name for name in ("chat_template.jinja", "chat_template.json") if name in names), None)
+
+
+def read_template_file(name: str, data: bytes) -> str:
+    """The template in such a file. Nothing that is wrong with it is an error: it only says less."""
+    text = data.decode(errors="replace")
+    if not name.endswith(".json"):
+        return text
+    try:
+        return str(json.loads(text)["chat_template"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return ""
+
+
+def _template(found: Found) -> tuple[str, ...] | None:
+    """Markers of the chat template and the tokenizer."""
+    in_gguf = (found.gguf or {}).get("tokenizer.chat_template")
+    template = in_gguf if found.chat_template is None and isinstance(in_gguf, str) else found.chat_template
+    return read_tokenizer(found.files, found.tokenizer, template)
 
 
 def choose_gguf(files: Iterable[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """What is: children, pods and probes, read from live objects into values. Pure."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -152,6 +153,12 @@ _CONFIG_REASONS = frozenset(
 )
 
 
+SIGILL = 4
+_ILLEGAL = re.compile(r"Illegal instruction|\bSIGILL\b|\(exit code: -4\)|proc\(s\): \{[^}]*: -4\b")
+"""How Python's faulthandler, a shell and vLLM (v1/executor/multiproc_executor.py, v1/engine/utils.py) say it of another process than
+the container's first."""
+
+
 def _trouble(container: Mapping[str, Any]) -> tuple[Reason, str] | None:
     """What is wrong with one container, from its status."""
     name = container.get("name", "")
@@ -172,6 +179,11 @@ def _trouble(container: Mapping[str, Any]) -> tuple[Reason, str] | None:
     if ended.get("reason") == "OOMKilled":
         return Reason.OUT_OF_MEMORY, f"container {name} was killed: it used more memory than its limit"
     tail = last_lines(str(ended.get("message") or ""))
+    if ended.get("exitCode") == 128 + SIGILL or ended.get("signal") == SIGILL or _ILLEGAL.search(tail):
+        return Reason.ILLEGAL_INSTRUCTION, (
+            f"container {name} ended by an illegal instruction (SIGILL): the node's CPU lacks what the image was built for, such as AVX2 "
+            "or AVX512; choose other nodes (scheduling.nodeSelector), or another image (engine.image)"
+        )
     cause = f"signal {ended['signal']}" if ended.get("signal") else f"exit code {ended.get('exitCode')}"
     said = f"container {name} ended with {cause}" + (f": {tail}" if tail else "")
     if "running" in state and (container.get("restartCount") or 0) <= 1:

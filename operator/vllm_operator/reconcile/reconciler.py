@@ -37,6 +37,8 @@ from vllm_operator.cluster.errors import ApiError, Category
 from vllm_operator.cluster.kinds import Kind
 from vllm_operator.engine.catalogue import find
 from vllm_operator.engine.images import resolve_image
+from vllm_operator.engine.recipes import as_specified, choose
+from vllm_operator.hub.facts import Traits
 from vllm_operator.reconcile import report as reporting
 from vllm_operator.reconcile import revisions as revs
 from vllm_operator.reconcile.adapters import (
@@ -445,11 +447,14 @@ class Reconciler:
     ) -> dict[str, Any]:
         """What a revision keeps: the plan (`kept`: one that still holds), and the Deployment that follows from it. Raises Refusal."""
         decided = kept or await self._sizer.decide(key, uid, spec, references)
+        traits = _traits(spec, decided, references)
         deployment = build_deployment(
             key,
             uid,
             spec,
-            template=build_pod_template(key, spec, plan=decided.plan, settings=self._settings, lora=lora),
+            template=build_pod_template(
+                key, spec, plan=decided.plan, settings=self._settings, lora=lora, traits=traits
+            ),
             references_hash=content_hash(references.digests) if references.digests else "",
         )
         digest = content_hash(deployment["spec"]["template"])
@@ -465,6 +470,7 @@ class Reconciler:
                 "image": image.image,
                 **({"version": image.version} if image.version else {}),
                 "optionsChecked": find(image.version) is not None,
+                **_chosen(spec, traits, image.version),
             },
             **({"lora": lora.as_json()} if lora is not None else {}),
             "deployment": deployment,
@@ -1029,6 +1035,28 @@ def _kept_decision(revisions: Sequence[Pinned], spec: VLLMModelSpec) -> Decided 
         return Decided.from_json(kept)
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def _traits(spec: VLLMModelSpec, decided: Decided, references: LoadedReferences) -> Traits | None:
+    """What is known of the model for the choice of its options."""
+    if decided.traits is None:
+        return None
+    template = spec.engine.chat_template if spec.engine else None
+    reference = template.config_map_key_ref if template else None
+    content = references.config_map_value(reference.name, reference.key) if reference else None
+    return as_specified(spec, decided.traits, template=content)
+
+
+def _chosen(spec: VLLMModelSpec, traits: Traits | None, version: str | None) -> dict[str, Any]:
+    """What status.engine says of the model's task and of what was chosen for it."""
+    choice = choose(spec, traits, version)
+    fields = {
+        "task": traits.task if traits else None,
+        "toolCallParser": choice.tool_call_parser,
+        "reasoningParser": choice.reasoning_parser,
+        "reasons": list(choice.reasons),
+    }
+    return {name: value for name, value in fields.items() if value}
 
 
 def _version(obj: Object) -> str:

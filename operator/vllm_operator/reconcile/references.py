@@ -32,6 +32,14 @@ class LoadedReferences:
         encoded = (secret or {}).get("data", {}).get(key)
         return None if encoded is None else b64decode(encoded).decode(errors="replace").strip()
 
+    def config_map_value(self, name: str, key: str) -> str | None:
+        """A value of a ConfigMap that was loaded."""
+        config_map = self.objects.get(("ConfigMap", name)) or {}
+        if key in config_map.get("binaryData", {}):
+            return b64decode(config_map["binaryData"][key]).decode(errors="replace")
+        value = config_map.get("data", {}).get(key)
+        return None if value is None else str(value)
+
 
 async def load_references(cluster: Cluster, namespace: str, references: Iterable[Reference]) -> LoadedReferences:
     """Read every Secret and ConfigMap once.

@@ -6,6 +6,7 @@ vLLM's CPU backend takes VLLM_CPU_KVCACHE_SPACE (whole GiB) for the KV cache of 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from vllm_operator.hub.facts import ModelFacts
 from vllm_operator.sizing.kv_cache import build_layout
@@ -21,6 +22,25 @@ SEQUENCES, TOKENS = 128, 2048
 """max_num_seqs and max_num_batched_tokens of one rank (EngineArgs.get_batch_defaults)."""
 
 _LABEL = "feature.node.kubernetes.io/cpu-cpuid."
+"""Of node feature discovery; FXSR is there on every x86 CPU that it has looked at, unless it is told to label less."""
+
+NODE_AFFINITY: Mapping[str, Any] = {
+    "requiredDuringSchedulingIgnoredDuringExecution": {
+        "nodeSelectorTerms": [
+            {"matchExpressions": [{"key": f"{_LABEL}AVX2", "operator": "In", "values": ["true"]}]},
+            {"matchExpressions": [{"key": f"{_LABEL}FXSR", "operator": "DoesNotExist"}]},
+        ]
+    },
+    "preferredDuringSchedulingIgnoredDuringExecution": [
+        {
+            "weight": 100,
+            "preference": {"matchExpressions": [{"key": f"{_LABEL}AVX512F", "operator": "In", "values": ["true"]}]},
+        }
+    ],
+}
+"""Rather nodes with AVX512, and none of which the labels say that it has not even AVX2, without which vLLM ends by an illegal
+instruction (platforms/cpu.py: import_kernels). Nodes that say nothing of themselves, and other architectures, are taken.
+"""
 
 
 @dataclass(frozen=True)
@@ -46,14 +66,6 @@ class CpuPlan:
     def fits(self) -> bool:
         """Whether the model runs."""
         return self.max_model_len > 0
-
-
-def instruction_set(labels: Mapping[str, str]) -> str | None:
-    """AVX512 or AVX2, by node feature discovery's labels; None when they say neither (or are not there)."""
-    for feature, name in (("AVX512F", "AVX512"), ("AVX2", "AVX2")):
-        if labels.get(_LABEL + feature) == "true":
-            return name
-    return None
 
 
 def plan_cpu(

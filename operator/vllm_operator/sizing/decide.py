@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from vllm_operator.api.conditions import Reason
 from vllm_operator.api.errors import Refusal
 from vllm_operator.api.types import Accelerator, Engine, Parallelism, VLLMModelSpec
-from vllm_operator.hub.facts import ModelFacts
+from vllm_operator.hub.facts import ModelFacts, Traits
 from vllm_operator.sizing.cpu import PROCESSES, plan_cpu
 from vllm_operator.sizing.memory import GIB, Version, gib
 from vllm_operator.sizing.plan import AcceleratorKind, Plan, decide_plan
@@ -47,18 +47,23 @@ class Decided:
     plan: Plan
     status: JSONObject
     """For status.sizing."""
+    traits: Traits | None = None
+    """What is known of the model, for the choice of options (engine/recipes.py). None: kept by an operator that did not choose any."""
 
     def as_json(self) -> JSONObject:
         """For keeping; read by `from_json`."""
-        return {"plan": _PLAN.dump_python(self.plan, mode="json"), "status": self.status}
+        traits = {} if self.traits is None else {"traits": _TRAITS.dump_python(self.traits, mode="json")}
+        return {"plan": _PLAN.dump_python(self.plan, mode="json"), "status": self.status, **traits}
 
     @classmethod
     def from_json(cls, kept: Mapping[str, Any]) -> "Decided":
         """What was kept. Raises ValueError when it is of another operator version that kept something else."""
-        return cls(_PLAN.validate_python(kept["plan"]), dict(kept["status"]))
+        traits = _TRAITS.validate_python(kept["traits"]) if "traits" in kept else None
+        return cls(_PLAN.validate_python(kept["plan"]), dict(kept["status"]), traits)
 
 
 _PLAN = TypeAdapter(Plan)
+_TRAITS = TypeAdapter(Traits)
 
 
 def is_fixed(spec: VLLMModelSpec, *, default_accelerator: AcceleratorKind) -> bool:
@@ -80,6 +85,13 @@ def decide(
     Raises Refusal: InvalidSpec or InvalidParallelism when the fields contradict each other, HubUnavailable when sizes would have
     to be guessed, DoesNotFit with the numbers when nothing fits.
     """
+    decided = _decide(spec, known, default_accelerator=default_accelerator, version=version)
+    return replace(decided, traits=known.facts.traits if known.facts is not None else Traits())
+
+
+def _decide(
+    spec: VLLMModelSpec, known: Known, *, default_accelerator: AcceleratorKind, version: Version | None
+) -> Decided:
     plain = decide_plan(spec, default_accelerator=default_accelerator)
     fixed = is_fixed(spec, default_accelerator=default_accelerator)
     if plain.accelerator == "cpu":

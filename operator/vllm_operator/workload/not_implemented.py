@@ -13,7 +13,7 @@ from vllm_operator.api.types import Auth, Route, VLLMModelSpec
 # (field, its value, what to do instead); the first that is set is named, so the order is the order of the API
 _FIELDS: tuple[tuple[str, Callable[[VLLMModelSpec], Any], str], ...] = (
     ("autoscaling", lambda spec: spec.autoscaling, "set spec.replicas"),
-    ("defaults", lambda spec: spec.defaults, "use engine.args.override-generation-config"),
+    ("defaults", lambda spec: spec.defaults if spec.external else None, "an external model's are set where it runs"),
 )
 
 _BY_GATEWAY: tuple[tuple[str, Callable[[VLLMModelSpec], Any]], ...] = (

@@ -1,5 +1,6 @@
 """Spec and plan → pod template."""
 
+import copy
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -28,6 +29,8 @@ from vllm_operator.engine.command import CHAT_TEMPLATE_DIRECTORY, build_command
 from vllm_operator.engine.images import resolve_image
 from vllm_operator.engine.lora import ALLOW_UPDATING
 from vllm_operator.engine.termination import decide_termination
+from vllm_operator.hub.facts import Traits
+from vllm_operator.sizing.cpu import NODE_AFFINITY
 from vllm_operator.sizing.decide import KV_CACHE_SPACE
 from vllm_operator.sizing.plan import RESOURCE_NAMES, Plan
 from vllm_operator.workload.adapters import Lora
@@ -54,11 +57,12 @@ def build_pod_template(
     settings: BuildSettings,
     checked: bool = True,
     lora: Lora | None = None,
+    traits: Traits | None = None,
 ) -> JSONObject:
     """The pod template of a model, spec.podTemplate merged over it, quantities as the API server writes them.
 
     `checked`: whether the options must be ones that the vLLM version takes, where that is known. `lora`: what adapters need; None:
-    there are none.
+    there are none. `traits`: what is known of the model, for what the user has not chosen; None: nothing is chosen.
 
     Raises Refusal when the spec cannot be carried out, or when podTemplate breaks what the operator needs of a pod.
     """
@@ -71,7 +75,9 @@ def build_pod_template(
         },
         "spec": {
             "containers": [
-                _build_container(key, spec, plan=plan, settings=settings, source=source, checked=checked, lora=lora)
+                _build_container(
+                    key, spec, plan=plan, settings=settings, source=source, checked=checked, lora=lora, traits=traits
+                )
             ],
             "volumes": [
                 *_build_volumes(spec, source),
@@ -120,6 +126,7 @@ def _build_container(
     source: ModelSource,
     checked: bool,
     lora: Lora | None,
+    traits: Traits | None,
 ) -> JSONObject:
     engine = spec.engine or Engine()
     image = resolve_image(spec, plan, settings)
@@ -133,6 +140,7 @@ def _build_container(
         host=settings.listen_address,
         checked=checked,
         max_lora_rank=None if lora is None else lora.max_rank,
+        traits=traits,
     )
     container: JSONObject = {
         "name": CONTAINER,
@@ -407,8 +415,12 @@ def _build_scheduling(key: Key, spec: VLLMModelSpec, plan: Plan) -> JSONObject:
             tolerations.append(toleration)
     if tolerations:
         result["tolerations"] = tolerations
-    if wanted.affinity is not None:
-        result["affinity"] = wanted.affinity
+    affinity = {
+        **({"nodeAffinity": copy.deepcopy(NODE_AFFINITY)} if plan.accelerator == "cpu" else {}),
+        **(wanted.affinity or {}),
+    }
+    if affinity or wanted.affinity is not None:
+        result["affinity"] = affinity
     constraints = _plain_list(wanted.topology_spread_constraints or ())
     for constraint in constraints:
         constraint.setdefault("labelSelector", {"matchLabels": selector_labels(key.name)})
