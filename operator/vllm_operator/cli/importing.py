@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
     except ImportRefused as error:
-        print(f"error: {_ascii(str(error))}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return EXIT_REFUSED
     for note in imported.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -132,9 +132,3 @@ def _version(text: str) -> str:
     version = text.removeprefix("v")
     parse_version(version)
     return version
-
-
-def _ascii(text: str) -> str:
-    return "".join(
-        each if each.isprintable() and each.isascii() else each.encode("unicode_escape").decode() for each in text
-    )

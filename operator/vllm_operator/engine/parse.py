@@ -278,12 +278,18 @@ class _Reader:
 
     def _read_unknown(self, flag: _Flag) -> Given:
         """An option that this version does not know, or not any more: its values are what follows."""
+        value: Any
         remark = describe_unknown(self._catalogue, flag.name.partition(".")[0], where=flag.text, flags=True)
+        if "." in flag.name:
+            [word] = self._taken(flag, least=1, most=1)
+            known = not self._is_open(word)
+            value = _read_key_value(word, where=flag.text) if known else word
+            return Given(flag.text, flag.name, None, value, (word,), is_open=not known, remark=remark)
         former = in_any_version(flag.name) or in_any_version(flag.name.removeprefix("no-"))
         if former is not None and former.type is Type.BOOLEAN and flag.attached is None:
             return Given(flag.text, flag.name, None, True, remark=remark)
         words = self._taken(flag, least=0, most=1 if former is not None and not former.several else None)
-        value: Any = [_guess(word) for word in words] if words else True
+        value = [_guess(word) for word in words] if words else True
         if words and len(words) == 1:
             value = value[0]
         return Given(flag.text, flag.name, None, value, words, is_open=any(map(self._is_open, words)), remark=remark)

@@ -95,7 +95,7 @@ def _options(word: str, rest: list[str]) -> list[tuple[str, str]]:
             return [(name, value)] if value != "false" else []
         if not equals and name not in VALUED:
             raise ImportRefused(
-                f"--{name} is no option of docker run that is known here: write its value as --{name}=…, or remove it"
+                f"--{name} is no option of docker run that is known here: write its value as --{name}=..., or remove it"
             )
         return [(name, value if equals else following(word))]
     found = []

@@ -19,7 +19,7 @@ from vllm_operator.engine.termination import decide_termination
 from vllm_operator.engine.words import show
 from vllm_operator.importing.container import Run, unique
 from vllm_operator.importing.errors import ImportRefused
-from vllm_operator.importing.secrets import Secret, is_secret_option, is_secret_variable
+from vllm_operator.importing.secrets import Secret, hide, is_secret_option, is_secret_variable
 from vllm_operator.importing.shell import is_open, readable, variables_in
 from vllm_operator.importing.start import read_run
 from vllm_operator.sizing.plan import decide_plan
@@ -71,11 +71,10 @@ def import_model(
 
     Raises ImportRefused.
     """
-    run = read_run(text, service=service)
     try:
-        return _Import(run, version).finish(name, namespace)
-    except Refusal as refusal:
-        raise ImportRefused(readable(refusal.message)) from refusal
+        return _Import(read_run(text, service=service), version).finish(name, namespace)
+    except (Refusal, ImportRefused) as refused:
+        raise ImportRefused(_for_people(str(refused))) from refused
 
 
 def derive_name(text: str) -> str:
@@ -430,6 +429,10 @@ class _Import:
                 spec[part] = value
         metadata = {"name": self.name, **({"namespace": namespace} if namespace else {})}
         model = {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": _in_spec_order(spec)}
+        if hide(readable("\n".join(_texts(model)))) != readable("\n".join(_texts(model))):
+            raise ImportRefused(
+                "something that looks like a key or token would stand in the model: remove it from the command"
+            )
         self._check(model)
         secret = self.secret
         made = None
@@ -449,7 +452,7 @@ class _Import:
         needless = unique(self.run.needless)
         if needless:
             self.notes.append(f"left out, since Kubernetes or the operator does it: {', '.join(needless)}")
-        notes = unique(_one_line(readable(note)) for note in (*self.notes, *self.run.notes))
+        notes = unique(_for_people(note) for note in (*self.notes, *self.run.notes))
         return Imported(model, made, tuple(notes))
 
     def _check(self, model: JSONObject) -> None:
@@ -509,9 +512,10 @@ def _shown(text: str) -> str:
     return show(readable(text))
 
 
-def _one_line(text: str) -> str:
-    """A sentence that cannot leave the comment that it stands in, whatever was in the text."""
-    return "".join(each if " " <= each <= "~" else each.encode("unicode_escape").decode() for each in text)
+def _for_people(text: str) -> str:
+    """A message that cannot leave the line that it stands in, whatever was in the command, and that gives no key away."""
+    plain = "".join(each if " " <= each <= "~" else each.encode("unicode_escape").decode() for each in readable(text))
+    return hide(plain)
 
 
 def _is_served_name(text: str) -> bool:

@@ -8,8 +8,15 @@ from vllm_operator.importing.shell import is_open, variables_in
 
 _NAME = re.compile(r"TOKEN(?!IZ)|SECRET|KEY|PASSW|CREDENTIAL", re.IGNORECASE)
 _WORD = frozenset({"apikey", "credential", "credentials", "key", "passwd", "password", "secret", "token"})
-_VALUE = re.compile(r"\b(?:hf_|sk-|ghp_|AKIA|nvapi-)[A-Za-z0-9_-]{16,}|://[^/@\s:]*:[^/@\s]+@|\bBearer\s+\S")
+_VALUE = re.compile(
+    r"(?:hf_|ghp_|AKIA|nvapi-|(?<![A-Za-z0-9])sk-)[A-Za-z0-9_-]{16,}|://[^/@\s:]*:[^/@\s]+@|\bBearer\s+\S"
+)
 _SEPARATORS = re.compile(r"[^a-z0-9]+")
+
+
+def hide(text: str) -> str:
+    """A message without what looks like a key or token."""
+    return _VALUE.sub("<hidden>", text)
 
 
 def is_secret_variable(name: str, value: str) -> bool:

@@ -137,7 +137,7 @@ def interpolate(text: str) -> str:
             return unknown(match[2])
         found = _PARAMETER.fullmatch(match[3] + "}")
         if found is None:
-            raise ImportRefused("a variable is written as ${…} with more than a name and a default: write its value")
+            raise ImportRefused("a variable is written as ${...} with more than a name and a default: write its value")
         return found[3] if found[3] is not None else unknown(found[1])
 
     return re.sub(rf"\$(?:(\$)|({_NAME})|\{{([^}}]*)\}})", value, text)
@@ -290,14 +290,14 @@ def _tokens(text: str) -> Iterator["_Raw | str"]:
             place = _dollar(text, place, word, quoted=False)
             continue
         if character == "`":
-            raise ImportRefused("`…` would be run by a shell: write its result, or put the value into single quotes")
+            raise ImportRefused("`...` would be run by a shell: write its result, or put the value into single quotes")
         if character in "()":
             raise ImportRefused("parentheses are for a shell to run: put the value into single quotes")
         if (match := _REDIRECTION.match(text, place)) is not None:
             if text.startswith("<<", place):
                 raise ImportRefused("<< (text that follows) is for a shell: write the value into the command")
             if text.startswith(("<(", ">("), place):
-                raise ImportRefused("<(…) would be run by a shell: write the command without it")
+                raise ImportRefused("<(...) would be run by a shell: write the command without it")
             if word is not None and not word.plain.isdecimal():
                 yield word
             word, continued = None, False
@@ -332,7 +332,7 @@ def _double_quoted(text: str, place: int, word: _Raw) -> int:
         elif character == "$":
             place = _dollar(text, place, word, quoted=True)
         elif character == "`":
-            raise ImportRefused("`…` would be run by a shell: write its result, or put the value into single quotes")
+            raise ImportRefused("`...` would be run by a shell: write its result, or put the value into single quotes")
         else:
             word.add(character, quoted=True)
             place += 1
@@ -343,15 +343,15 @@ def _dollar(text: str, place: int, word: _Raw, *, quoted: bool) -> int:
     """Read what begins with $; the place behind it."""
     rest = text[place + 1 : place + 2]
     if rest == "(":
-        raise ImportRefused("$(…) would be run by a shell: write its result, or put the value into single quotes")
+        raise ImportRefused("$(...) would be run by a shell: write its result, or put the value into single quotes")
     if rest == "{":
         match = _PARAMETER.match(text, place + 2)
         if match is None:
-            raise ImportRefused("a variable is written as ${…} with more than a name and a default: write its value")
+            raise ImportRefused("a variable is written as ${...} with more than a name and a default: write its value")
         word.parts.append(_Part(match[1], quoted, True, match[3]))
         return match.end()
     if rest in ("'", '"') and not quoted:
-        raise ImportRefused("$'…' is for a shell: write the value in plain quotes")
+        raise ImportRefused("$'...' is for a shell: write the value in plain quotes")
     match = re.compile(rf"{_NAME}|[0-9@*#?$!-]").match(text, place + 1)
     if match is None:
         word.add("$", quoted=quoted)

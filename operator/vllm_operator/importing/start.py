@@ -72,7 +72,7 @@ def _of_script(text: str, environment: Mapping[str, str], *, depth: int) -> Run:
     if not found:
         begins = f"it begins with {others[0][:40]!r}" if others else "it has none"
         raise ImportRefused(
-            f"this is no command that starts a vLLM ({begins}): write vllm serve MODEL, docker run …, or options alone"
+            f"this is no command that starts a vLLM ({begins}): write vllm serve MODEL, docker run ..., or options alone"
         )
     if len(found) > 1:
         raise ImportRefused(f"there are {len(found)} commands that start a vLLM: import each by itself")
