@@ -6,8 +6,9 @@ from typing import Any
 
 from vllm_operator.api.names import Key
 from vllm_operator.api.types import VLLMModelSpec
-from vllm_operator.engine.catalogue import find, newest
+from vllm_operator.engine.catalogue import Option, Type, find, newest
 from vllm_operator.engine.parse import read_line
+from vllm_operator.engine.words import to_word
 from vllm_operator.sizing.plan import decide_plan
 from vllm_operator.workload.pods import build_pod_template, unescape_expansion
 from vllm_operator.workload.settings import BuildSettings
@@ -37,3 +38,18 @@ def meaning(words: Sequence[str], *, version: str | None = None) -> dict[str, An
     read = read_line(find(version) or newest(), words, checked=False)
     options = {name: given.value for name, given in read.given.items() if given.value != OF_THE_OPERATOR.get(name)}
     return {"positionals": read.positionals, **options}
+
+
+def words_of(option: Option, value: Any) -> list[str]:
+    """An option as people write it, in another way than the operator does."""
+    name = option.name.replace("-", "_")
+    if isinstance(value, bool):
+        return [f"--{'' if value else 'no-'}{name}"] if value or option.negatable else []
+    if not isinstance(value, list) or option.of == "list":
+        return [f"-{option.short[-1]}={to_word(value, '')}" if option.short else f"--{name}={to_word(value, '')}"]
+    texts = [to_word(each, "") for each in value]
+    if option.type is Type.COMMA_LIST:
+        return [f"--{name}={','.join(texts)}"]
+    if option.repeated:
+        return [f"--{name}={text}" for text in texts]
+    return [f"--{name}={texts[0]}"] if len(texts) == 1 else [f"--{name}", *texts]

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tests.catalogue.every_option import cases
 from tests.engine.test_check import TEXTS, values
-from tests.importing.meaning import meaning, pod_words, serve_line
+from tests.importing.meaning import meaning, pod_words, serve_line, words_of
 from vllm_operator.api.types import Engine
 from vllm_operator.engine.catalogue import Catalogue, Option, Type, find, versions
 from vllm_operator.engine.command import TYPED_OPTIONS
@@ -110,7 +110,10 @@ def plain_values(option: Option, catalogue: Catalogue) -> st.SearchStrategy[Any]
     if not option.several:
         return one
     # argparse takes a word that begins with a dash for an option, unless it is joined to its own
-    return st.one_of(one.map(lambda value: [value]), st.lists(one.filter(lambda value: to_word(value, "")[:1] != "-"), min_size=1, max_size=3))  # fmt: skip
+    return st.one_of(
+        one.map(lambda value: [value]),
+        st.lists(one.filter(lambda value: to_word(value, "")[:1] != "-"), min_size=1, max_size=3),
+    )
 
 
 def plain_words(option: Option) -> st.SearchStrategy[Any]:
@@ -183,21 +186,6 @@ def test_the_command_of_a_model_read_back_is_the_model(made: dict[str, Any]) -> 
     assert read_back(made) == made
 
 
-def words_of(option: Option, value: Any) -> list[str]:
-    """An option as people write it, in another way than the operator does."""
-    name = option.name.replace("-", "_")
-    if isinstance(value, bool):
-        return [f"--{'' if value else 'no-'}{name}"] if value or option.negatable else []
-    if not isinstance(value, list) or option.of == "list":
-        return [f"-{option.short[-1]}={to_word(value, '')}" if option.short else f"--{name}={to_word(value, '')}"]
-    texts = [to_word(each, "") for each in value]
-    if option.type is Type.COMMA_LIST:
-        return [f"--{name}={','.join(texts)}"]
-    if option.repeated:
-        return [f"--{name}={text}" for text in texts]
-    return [f"--{name}={texts[0]}"] if len(texts) == 1 else [f"--{name}", *texts]
-
-
 @st.composite
 def lines(draw: st.DrawFn) -> tuple[str, list[str]]:
     """(version, the words after `vllm serve` as people write them)."""
@@ -230,7 +218,12 @@ def test_the_model_of_a_command_runs_the_same(case: tuple[str, list[str]], betwe
     meant["positionals"] = [name]
     served = read.pop("served-model-name")
     assert served == [name] or name.startswith("/")
-    for option, default in (("tensor-parallel-size", 1), ("pipeline-parallel-size", 1), ("data-parallel-size", 1), ("enable-expert-parallel", False)):  # fmt: skip
+    for option, default in (
+        ("tensor-parallel-size", 1),
+        ("pipeline-parallel-size", 1),
+        ("data-parallel-size", 1),
+        ("enable-expert-parallel", False),
+    ):
         if meant.get(option) == default:
             del meant[option]
     assert read == meant

@@ -17,6 +17,7 @@ from vllm_operator.cli.files import Usage, read_model
 from vllm_operator.cli.kubectl import KubectlError, kubectl
 from vllm_operator.sizing.decide import is_fixed
 from vllm_operator.sizing.plan import decide_plan
+from vllm_operator.workload.not_implemented import check_implemented
 from vllm_operator.workload.pods import build_pod_template, unescape_expansion
 from vllm_operator.workload.settings import BuildSettings
 
@@ -84,6 +85,7 @@ def offline(metadata: Mapping[str, Any], spec: VLLMModelSpec) -> tuple[list[str]
     """The words for a spec, and what was assumed. Raises Refusal and NoCommand."""
     if spec.external is not None:
         raise NoCommand("the model is external: the operator runs nothing for it")
+    check_implemented(spec, gateway=True)
     notes = []
     settings = BuildSettings()
     name = str(metadata.get("name") or "")

@@ -28,8 +28,10 @@ def describe_unknown(catalogue: Catalogue, name: str, *, where: str, flags: bool
     version, dashes = f"vLLM {catalogue.version}", "--" if flags else ""
     if removed := catalogue.removed_in(name):
         instead = INSTEAD.get(name) or said_instead(name)
+        if instead and flags:
+            instead = _as_flags(instead)
         return f"{where}: not in {version}: removed in {removed}; " + (
-            f"use {dashes}{instead} instead" if instead else "leave it out"
+            f"use {instead} instead" if instead else "leave it out"
         )
     if added := catalogue.added_in(name):
         return f"{where}: unknown in {version}; {added} has it"
@@ -43,6 +45,14 @@ def describe_unknown(catalogue: Catalogue, name: str, *, where: str, flags: bool
         return f"{where}: unknown in {version}; vllm serve --help=all lists what it takes"
     hint = f" ({OWNED[like]})" if like in OWNED else ""
     return f"{where}: unknown in {version}; did you mean {dashes}{like}?{hint}"
+
+
+def _as_flags(instead: str) -> str:
+    """Options as spec.engine.args has them, as words of a command: `a and b`, or `a: 0`."""
+    name, colon, value = instead.partition(": ")
+    if colon:
+        return f"--no-{name}" if value == "false" else f"--{name} {value}"
+    return " and ".join(f"--{each}" for each in instead.split(" and "))
 
 
 def check_value(catalogue: Catalogue, option: Option, value: Any, *, where: str) -> None:

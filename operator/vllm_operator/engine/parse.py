@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vllm_operator.api.errors import Refusal
@@ -73,7 +73,7 @@ class Line:
             given.option,
             value,
             given.words,
-            (*before.earlier, before),
+            (*before.earlier, replace(before, earlier=())),
             before.is_open or given.is_open,
             given.remark,
         )
@@ -124,6 +124,7 @@ class _Reader:
         self._checked = checked
         self._is_open = is_open
         self._line = Line()
+        self._remarks: dict[str, str] = {}
         self._objects: dict[str, tuple[_Flag, dict[str, Any], bool]] = {}
 
     def read(self) -> Line:
@@ -279,7 +280,7 @@ class _Reader:
     def _read_unknown(self, flag: _Flag) -> Given:
         """An option that this version does not know, or not any more: its values are what follows."""
         value: Any
-        remark = describe_unknown(self._catalogue, flag.name.partition(".")[0], where=flag.text, flags=True)
+        remark = self._remark(flag)
         if "." in flag.name:
             [word] = self._taken(flag, least=1, most=1)
             known = not self._is_open(word)
@@ -293,6 +294,13 @@ class _Reader:
         if words and len(words) == 1:
             value = value[0]
         return Given(flag.text, flag.name, None, value, words, is_open=any(map(self._is_open, words)), remark=remark)
+
+    def _remark(self, flag: _Flag) -> str:
+        """Why an option is not known. Kept: to look for the nearest name takes a while."""
+        if flag.text not in self._remarks:
+            name = flag.name.partition(".")[0]
+            self._remarks[flag.text] = describe_unknown(self._catalogue, name, where=flag.text, flags=True)
+        return self._remarks[flag.text]
 
     def _read_key(self, flag: _Flag) -> None:
         """One key of an object: merged with the others of the same option, the later over the earlier."""

@@ -10,7 +10,7 @@ from vllm_operator.importing.container import Run, mount
 from vllm_operator.importing.errors import ImportRefused
 from vllm_operator.importing.shell import DOLLAR, interpolate, read_script, unknown
 
-_LOOKS_LIKE = re.compile(r"^\s*(services|image|command|entrypoint|container_name)\s*:", re.MULTILINE)
+_LOOKS_LIKE = re.compile(r"^[ \t]*(services|image|command|entrypoint|container_name)[ \t]*:", re.MULTILINE)
 _SERVICE_KEYS = frozenset({"image", "command", "build"})
 
 NEEDLESS = frozenset(
@@ -75,7 +75,7 @@ def _choose(document: Any, wanted: str | None) -> dict[Any, Any]:
     likely = [
         name
         for name, each in found.items()
-        if any("vllm" in str(each.get(key, "")) for key in ("image", "command", "entrypoint"))
+        if any(_mentions_vllm(each.get(key)) for key in ("image", "command", "entrypoint"))
     ]
     if len(found) == 1:
         likely = list(found)
@@ -84,26 +84,30 @@ def _choose(document: Any, wanted: str | None) -> dict[Any, Any]:
     return found[likely[0]]
 
 
+def _mentions_vllm(value: Any) -> bool:
+    return any(isinstance(each, str) and "vllm" in each for each in (value if isinstance(value, list) else [value]))
+
+
 def _read_service(service: Mapping[str, Any]) -> tuple[Run, list[str] | None, list[str] | None]:
     run = Run()
     for key, value in service.items():
         match key:
             case "image":
-                run.image = interpolate(str(value))
+                run.image = interpolate(_text(value))
             case "environment":
                 _environment(run, value)
             case "volumes":
                 for each in value if isinstance(value, list) else ():
                     if isinstance(each, dict):
-                        run.mounts.append((str(each.get("source", "")), str(each.get("target", ""))))
+                        run.mounts.append((_text(each.get("source")), _text(each.get("target"))))
                     else:
-                        mount(run, interpolate(str(each)))
+                        mount(run, interpolate(_text(each)))
             case "shm_size":
-                run.shared_memory = interpolate(str(value))
+                run.shared_memory = interpolate(_text(value))
             case "mem_limit":
-                run.memory = interpolate(str(value))
+                run.memory = interpolate(_text(value))
             case "cpus":
-                run.cpus = interpolate(str(value))
+                run.cpus = interpolate(_text(value))
             case "deploy":
                 _deploy(run, value)
             case "env_file":
@@ -125,8 +129,6 @@ def _words(service: Mapping[str, Any], key: str) -> list[str] | None:
     if value is None:
         return None
     if isinstance(value, list):
-        if any(isinstance(each, list | dict) for each in value):
-            raise ImportRefused(f"{key} of the compose service has an element that is no text")
         return [interpolate(_text(each)) for each in value]
     if not isinstance(value, str):
         raise ImportRefused(f"{key} of the compose service is neither text nor a list")
@@ -143,12 +145,17 @@ def _assignments(environment: Mapping[str, str]) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    """A scalar of YAML as the text that it stands for."""
-    return (
-        {True: "true", False: "false", None: ""}.get(value, str(value))
-        if isinstance(value, bool | None)
-        else str(value)
-    )
+    """A scalar of YAML as the text that it stands for. Raises ImportRefused for anything else."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | dict):
+        raise ImportRefused("the compose service has a list or a mapping where a text belongs")
+    try:
+        return str(value)
+    except ValueError as error:
+        raise ImportRefused("the compose service has a number that is too long") from error
 
 
 def _environment(run: Run, value: Any) -> None:
@@ -173,8 +180,8 @@ def _deploy(run: Run, value: Any) -> None:
     resources = resources if isinstance(resources, dict) else {}
     limits = resources.get("limits")
     if isinstance(limits, dict):
-        run.memory = str(limits["memory"]) if "memory" in limits else run.memory
-        run.cpus = str(limits["cpus"]) if "cpus" in limits else run.cpus
+        run.memory = _text(limits["memory"]) if "memory" in limits else run.memory
+        run.cpus = _text(limits["cpus"]) if "cpus" in limits else run.cpus
     reservations = resources.get("reservations")
     devices = reservations.get("devices") if isinstance(reservations, dict) else None
     for device in devices if isinstance(devices, list) else ():

@@ -1,5 +1,6 @@
 """What starts a vLLM → the VLLMModel that does the same, the Secret beside it, and what could not be carried over."""
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from pydantic import ValidationError
 
 from vllm_operator.api.errors import Refusal
 from vllm_operator.api.names import Key
-from vllm_operator.api.types import API_VERSION, KIND, Engine, EnvVar, Hub, VLLMModel, VLLMModelSpec
+from vllm_operator.api.types import API_VERSION, KIND, Engine, EnvVar, Hub, Parallelism, VLLMModel, VLLMModelSpec
 from vllm_operator.engine.catalogue import Catalogue, find, newest
 from vllm_operator.engine.check import check_parser
 from vllm_operator.engine.command import BUCKETS, STREAMER, TYPED_OPTIONS
@@ -124,6 +125,8 @@ class _Import:
         if image is not None and is_open(image):
             self.notes.append(f"the image is left out: the value of {_variables(image)} is not known")
             image = None
+        if image is not None and len(image) > 512:
+            raise ImportRefused("the image's name is longer than 512 characters")
         if image is not None:
             self.engine["image"] = image
             stock, tag = _STOCK.fullmatch(image), _TAG.fullmatch(image)
@@ -257,15 +260,22 @@ class _Import:
             return
         if given.remark:
             kept = given.is_open or given.name in OWNED or is_secret_option(name, value, known=given.option is not None)
-            self.notes.append(given.remark + ("" if kept else "; kept in spec.engine.args"))
+            self.notes.append(given.remark + ("" if kept else "; kept in spec.engine.args as it is"))
         earlier = [each for each in given.earlier if each.value != value]
         if earlier and given.option is not None and not given.option.repeated:
             self.notes.append(f"{given.flag} is given {len(given.earlier) + 1} times: vLLM takes the last")
+        if given.option is not None and given.option.deprecated:
+            self.notes.append(f"{given.flag} is deprecated: {given.option.help}")
         if given.is_open:
             names = _variables(" ".join(_texts(value)))
             self.notes.append(f"{given.flag} is left out: the value of {names} is not known")
         elif name in PARALLELISM:
-            self.parallelism[PARALLELISM[name]] = value
+            field_name = PARALLELISM[name]
+            try:
+                Parallelism.model_validate({field_name: value})
+            except ValidationError as error:
+                raise ImportRefused(f"{given.flag} is {value}: spec.parallelism.{field_name} takes 1 to 64") from error
+            self.parallelism[field_name] = value
         elif name == "revision":
             self._read_revision(given)
         elif name in ("host", "port"):
@@ -462,7 +472,7 @@ class _Import:
                 f"the name {_shown(self.name)} is no name of a VLLMModel: lower-case letters, digits and dashes"
             )
         try:
-            spec = VLLMModel.model_validate(model).spec
+            spec = VLLMModel.model_validate_json(json.dumps(model), strict=True).spec
         except ValidationError as error:
             problems = unique(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
             raise ImportRefused("; ".join(problems[:5])) from error

@@ -28,7 +28,6 @@ _CONTINUATION = re.compile(r"\\[ \t]*(?:\n|\Z)")
 _CONTINUATION_AND_COMMENT = re.compile(r"\\[ \t]+#[^\n]*(?:\n|\Z)")
 _REDIRECTION = re.compile(r"&>>?|>>|>&|>\||<&|<>|>|<")
 _SEPARATOR = re.compile(r"&&|\|\||\|&|;;|[;&|]")
-_BRACES = re.compile(r"\{.*(,|\.\.).*\}", re.DOTALL)
 _RESERVED = frozenset(
     [
         "if",
@@ -208,7 +207,9 @@ def _statements(tokens: Iterable["_Raw | str"]) -> Iterator[tuple[list[_Raw], bo
 
 def _expand(raw: _Raw, known: Mapping[str, str], *, split: bool) -> list[str]:
     """A word with its variables replaced; with `split`, several where an unquoted value has blanks, and none where it is empty."""
-    if _BRACES.search(raw.plain):
+    plain = raw.plain
+    inner = plain[plain.find("{") : plain.rfind("}")] if "{" in plain else ""
+    if "," in inner or ".." in inner:
         raise ImportRefused("a value has braces that a shell would take apart: put it into single quotes")
     words: list[str] = []
     current: str | None = None
@@ -227,6 +228,8 @@ def _expand(raw: _Raw, known: Mapping[str, str], *, split: bool) -> list[str]:
                 current = (current or "") + first if first or current else current
                 continue
         current = (current or "") + value
+        if len(current) > LONGEST:
+            raise ImportRefused("variables within variables make the command too long")
     if current is None and not split:
         current = ""
     return words if current is None else [*words, current]

@@ -109,7 +109,7 @@ def _start(words: list[str], environment: Mapping[str, str], *, depth: int) -> R
     program = PurePosixPath(words[0]).name
     if program in PROGRAMS:
         run, command, entrypoint = read_docker_run(words, environment)
-        return _in_container(run, None if entrypoint is None else [entrypoint], command)
+        return _in_container(run, [entrypoint] if entrypoint else None, command)
     if program in _SHELLS:
         return _of_shell(words, environment, depth=depth)
     run = Run(environment=environment)
