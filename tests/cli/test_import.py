@@ -103,15 +103,25 @@ def test_a_file_that_is_no_text(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert "cannot read" in capsys.readouterr().err
 
 
-def test_bytes_that_are_no_text_are_no_traceback() -> None:
-    command = [sys.executable, "-m", "vllm_operator.cli.main", "import"]
-    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    for given in ({"args": [*command, b"vllm serve m --x \xff"]}, {"args": command, "input": b"vllm serve m --x \xff"}):
-        result = subprocess.run(**given, capture_output=True, check=False, env=environment)  # type: ignore[call-overload]
-        assert result.returncode in (1, 2)
-        assert result.stdout == b""
-        assert result.stderr.startswith(b"error: ")
-    result = subprocess.run(
-        [*command, "vllm serve m --response-role \u65e5\u672c"], capture_output=True, check=True, env=environment
-    )
+@pytest.mark.parametrize(
+    ("words", "stdin"),
+    [([b"vllm serve m --x \xff"], b""), ([], b"vllm serve m --x \xff")],
+    ids=["argument", "standard input"],
+)
+def test_bytes_that_are_no_text_are_no_traceback(words: list[bytes], stdin: bytes) -> None:
+    result = _run_with_ascii(words, stdin)
+    assert result.returncode in (1, 2)
+    assert result.stdout == b""
+    assert result.stderr.startswith(b"error: ")
+
+
+def test_what_is_written_fits_every_terminal() -> None:
+    result = _run_with_ascii(["vllm serve m --response-role \u65e5\u672c".encode()], b"")
+    assert result.returncode == 0
     assert next(yaml.safe_load_all(result.stdout))["spec"]["engine"]["args"] == {"response-role": "\u65e5\u672c"}
+
+
+def _run_with_ascii(words: list[bytes], stdin: bytes) -> subprocess.CompletedProcess[bytes]:
+    command = [*map(os.fsencode, (sys.executable, "-m", "vllm_operator.cli.main", "import")), *words]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    return subprocess.run(command, input=stdin, capture_output=True, check=False, env=environment)
