@@ -1,15 +1,19 @@
 """Every option that a version has: written by the operator and read by that version's own parser, and judged by both."""
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tests.catalogue.versions import run_in_vllm
 from tests.engine.commands import command
+from tests.importing.meaning import pod_words, words_of
 from vllm_operator.api.errors import Refusal
 from vllm_operator.engine.catalogue import Catalogue, Option, Type, find
 from vllm_operator.engine.check import check_value
 from vllm_operator.engine.options import OWNED
+from vllm_operator.engine.words import to_word
+from vllm_operator.importing.model import PARALLELISM, import_model
 
 # fmt: off
 WORDS = (
@@ -31,7 +35,7 @@ def differences(version: str) -> list[str]:
     known = find(version)
     if known is None or known.version != version:
         return [f"there is no catalogue of {version}"]
-    return misdescribed(known) + misread(known) + misjudged(known)
+    return misdescribed(known) + misread(known) + misjudged(known) + misimported(known)
 
 
 def misdescribed(known: Catalogue) -> list[str]:
@@ -93,6 +97,53 @@ def misjudged(catalogue: Catalogue) -> list[str]:
         ]
         if not _same_verdict(option, mine, read)
     ]
+
+
+def misimported(catalogue: Catalogue) -> list[str]:
+    """Commands that mean something else to vLLM once they have been imported, and written by the operator."""
+    tried = []
+    for name, words in written(catalogue, run_in_vllm("examples", version=catalogue.version)):
+        line = ["vllm", "serve", "Qwen/Qwen3-8B", *words]
+        made = import_model(shlex.join(line), name="m", version=catalogue.version).model
+        tried.append((name.replace("-", "_"), line[1:], ["serve", *pod_words(made)]))
+    answers = run_in_vllm(
+        "parse",
+        version=catalogue.version,
+        stdin=json.dumps([(line, [name]) for name, *both in tried for line in both]),
+    )
+    return [
+        f"{line[2:]} is {its} to vLLM, and {mine} as {words[1:]}"
+        for (_, line, words), its, mine in zip(tried, answers[::2], answers[1::2], strict=True)
+        if not isinstance(its, dict) or not isinstance(mine, dict) or _lasting(its) != _lasting(mine)
+    ]
+
+
+def _lasting(read: Mapping[str, Any]) -> dict[str, Any]:
+    """What was read, without the ids that some config classes make up each time."""
+    return {
+        name: {key: inner for key, inner in value.items() if key != "engine_id"} if isinstance(value, dict) else value
+        for name, value in read.items()
+    }
+
+
+def written(catalogue: Catalogue, objects: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    """(option, words) for every option that an import carries over to a field or to args, in the ways in which people write it."""
+    for name, args, _ in cases(catalogue, objects):
+        option = catalogue.options[name]
+        if name not in args:
+            continue
+        value = args[name]
+        yield name, words_of(option, value)
+        if not isinstance(value, bool | list):
+            word = to_word(value, "")
+            yield name, [f"--{name}", word] if not word.startswith("-") else [f"--{name}={word}"]
+        if catalogue.option(name[:-1]) is None and catalogue.abbreviated(name[:-1]) == [option] and value is True:
+            yield name, [f"--{name[:-1]}"]
+    for name in PARALLELISM:
+        option = catalogue.options[name]
+        values: tuple[Any, ...] = (True, False) if option.type is Type.BOOLEAN else (1, 2)
+        for value in values:
+            yield name, words_of(option, value)
 
 
 def _same_verdict(option: Option, mine: Any, read: Any) -> bool:

@@ -171,6 +171,33 @@ def test_args(args: dict[str, Any], expected: list[str]) -> None:
     assert options({"args": args}) == expected
 
 
+@pytest.mark.parametrize(
+    ("engine", "expected"),
+    [
+        ({"maxModelLen": "32k", "args": {"max_model_len": 32000}}, ["--max-model-len", "32k"]),
+        ({"maxModelLen": "auto", "args": {"max-model-len": -1}}, ["--max-model-len", "auto"]),
+        (
+            {"gpuMemoryUtilization": 0.5, "args": {"device_memory_utilization": "0.50"}},
+            ["--gpu-memory-utilization", "0.5"],
+        ),
+        ({"enforceEager": False, "args": {"no-enforce-eager": True}}, ["--no-enforce-eager"]),
+        (
+            {"toolCallParser": "hermes", "args": {"enable-auto-tool-choice": True}},
+            ["--tool-call-parser", "hermes", "--enable-auto-tool-choice"],
+        ),
+        ({"args": {"block-size": 16, "block_size": "16"}}, ["--block-size", "16"]),
+        (
+            {"compilationConfig": {"mode": 3}, "args": {"compilation_config": '{"mode":3}'}},
+            ["--compilation-config", '{"mode":3}'],
+        ),
+        ({"args": {"x": "1", "X": 1}}, ["--X", "1", "--x", "1"]),
+    ],
+    ids=str,
+)
+def test_the_same_value_twice_is_said_once(engine: dict[str, Any], expected: list[str]) -> None:
+    assert options(engine) == expected
+
+
 def test_an_option_that_begins_another_is_no_abbreviation() -> None:
     engine = {"tokenizerMode": "slow", "args": {"tokenizer": "x"}}
     assert options(engine) == ["--tokenizer-mode", "slow", "--tokenizer", "x"]
@@ -188,7 +215,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"gpuMemoryUtilization": 0.5, "args": {"device_memory_utilization": 0.6}}, "spec.engine.gpuMemoryUtilization"),
     ({"enforceEager": True, "args": {"no-enforce-eager": True}}, "spec.engine.enforceEager"),
     ({"enforceEager": True, "args": {"no_enforce_eager": True}}, "spec.engine.enforceEager"),
-    ({"toolCallParser": "hermes", "args": {"enable-auto-tool-choice": True}}, "spec.engine.toolCallParser"),
+    ({"toolCallParser": "hermes", "args": {"enable-auto-tool-choice": False}}, "spec.engine.toolCallParser"),
     ({"compilationConfig": {"mode": 3}, "args": {"compilation_config.mode": 2}}, "spec.engine.compilationConfig"),
     (
         {"chatTemplate": {"configMapKeyRef": {"name": "t", "key": "k"}}, "args": {"chat-template": "x"}},
@@ -197,7 +224,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"args": {"block-size": 1, "block_size": 2}}, "both set --block-size"),
     ({"args": {"async-scheduling": True, "no-async-scheduling": True}}, "both set --async-scheduling"),
     ({"args": {"eplb-config": {}, "eplb_config.window_size": 2}}, "both set --eplb-config"),
-    ({"args": {"gpu-memory-utilization": 0.5, "device-memory-utilization": 0.5}}, "both set"),
+    ({"args": {"gpu-memory-utilization": 0.5, "device-memory-utilization": 0.6}}, "both set"),
     # the operator's own
     ({"args": {"port": 9000}}, "--port: the operator sets it"),
     ({"args": {"served_model_name": "x"}}, "use spec.servedModelNames"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.catalogue.every_option import misdescribed, misjudged, misread
+from tests.catalogue.every_option import misdescribed, misimported, misjudged, misread
 from tests.catalogue.versions import run_in_vllm
 from tests.cluster.settings import VLLM_VERSION
 from tests.cluster.vllm_env import environment_path
@@ -208,6 +208,10 @@ def test_every_option_is_read_as_it_is_meant() -> None:
 
 def test_what_is_refused_is_what_vllm_refuses() -> None:
     assert misjudged(_catalogue()) == []
+
+
+def test_what_is_imported_means_the_same() -> None:
+    assert misimported(_catalogue()) == []
 
 
 def _catalogue() -> Catalogue:

@@ -69,12 +69,14 @@ ObjectName = Annotated[
 ]
 """Name of a Kubernetes object (RFC 1123 subdomain)."""
 
+NAMESPACE_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+
 Namespace = Annotated[
     str,
     Field(
         min_length=1,
         max_length=63,
-        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
+        pattern=NAMESPACE_PATTERN,
         json_schema_extra=explained(LABEL_NAME_MESSAGE),
     ),
 ]

@@ -5,16 +5,19 @@ import os
 import sys
 from collections.abc import Sequence
 
-from vllm_operator.cli import gateway, plan
+from vllm_operator.cli import command, gateway, importing, plan
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit code."""
     parser = argparse.ArgumentParser(
-        prog="kubectl-vllm", description="Plan models for vLLM, and look at the gateway for all of them."
+        prog="kubectl-vllm",
+        description="Plan models for vLLM, make them from commands and back, and look at the gateway for all of them.",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     plan.add_command(commands)
+    importing.add_command(commands)
+    command.add_command(commands)
     gateway.add_command(commands)
     parsed = parser.parse_args(arguments)
     result: int = parsed.run(parsed)

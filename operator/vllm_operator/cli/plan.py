@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import yaml
 from huggingface_hub import get_token
-from pydantic import ValidationError
 
 from vllm_operator.api.types import VLLMModelSpec
+from vllm_operator.cli.files import Usage, read_model
 from vllm_operator.cli.kubectl import KubectlError, kubectl
 from vllm_operator.hub.bucket import read_bucket
 from vllm_operator.hub.directory import read_directory
@@ -41,10 +40,6 @@ _EPILOG = """examples:
 
 exit codes: 0 it fits, 1 nothing fits, 2 the question makes no sense or the model cannot be read
 """
-
-
-class Usage(Exception):
-    """The question makes no sense."""
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -157,7 +152,7 @@ def _wanted(arguments: argparse.Namespace) -> tuple[VLLMModelSpec | None, Wanted
     """What the file says, with what the command line says over it."""
     spec, wanted = None, Wanted()
     if arguments.filename is not None:
-        spec = _spec(arguments.filename)
+        _, spec = read_model(arguments.filename)
         wanted = wanted_from_spec(spec)
     options = {
         name: value
@@ -186,24 +181,6 @@ def _wanted(arguments: argparse.Namespace) -> tuple[VLLMModelSpec | None, Wanted
     before = {name: getattr(wanted, name) for name in Wanted.__dataclass_fields__}
     engine = {name: getattr(wanted.options, name) for name in EngineOptions.__dataclass_fields__}
     return spec, Wanted(**{**before, **fields, "options": EngineOptions(**{**engine, **options})})
-
-
-def _spec(filename: str) -> VLLMModelSpec:
-    try:
-        text = sys.stdin.read() if filename == "-" else Path(filename).read_text(encoding="utf-8")
-        documents = [document for document in yaml.safe_load_all(text) if isinstance(document, dict)]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise Usage(f"cannot read {filename}: {error}") from error
-    models = [document for document in documents if document.get("kind") == "VLLMModel"]
-    if len(models) != 1:
-        raise Usage(f"{filename} has {len(models)} objects of kind VLLMModel, not one")
-    try:
-        return VLLMModelSpec.model_validate(models[0].get("spec") or {})
-    except ValidationError as error:
-        problems = "; ".join(
-            f"spec.{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in error.errors()
-        )
-        raise Usage(f"{filename}: {problems}") from error
 
 
 def parse_gpu(text: str) -> GpuPool:

@@ -174,8 +174,7 @@ class Catalogue:
         """From what vLLM says of itself (tests/catalogue/in_vllm.py)."""
         options = {}
         for name, entry in sorted(described["options"].items()):
-            lists = {key: tuple(entry[key]) for key in ("choices", "aliases", "short") if key in entry}
-            options[name] = Option(name, **{**entry, **lists, "type": Type(entry["type"])})
+            options[name] = _option(name, entry)
         return cls(described["version"], options, tuple(described["toolParsers"]), tuple(described["reasoningParsers"]))
 
     @cached_property
@@ -202,13 +201,18 @@ class Catalogue:
         known = self.option(head)
         return (known.name if known else head) + dot + rest
 
+    @property
+    def long_names(self) -> Mapping[str, Option]:
+        """Every long name, also second ones."""
+        return self._long
+
     def abbreviated(self, beginning: str) -> list[Option]:
         """Options of which argparse takes this for an abbreviation, if it is no name of its own."""
         return list({option.name: option for name, option in self._long.items() if name.startswith(beginning)}.values())
 
-    def nearest(self, name: str) -> str | None:
-        """The name that is most like this one."""
-        return nearest(name, self._long)
+    def nearest(self, name: str, *, likeness: float = 0.7) -> str | None:
+        """The name that is most like this one, if it is like it at all."""
+        return nearest(name, self._long, likeness=likeness)
 
     def removed_in(self, name: str) -> str | None:
         """The minor version that removed an option, e.g. 0.27; None if it was not there before this version."""
@@ -226,9 +230,20 @@ class Catalogue:
         return next((since for since, *_ in _data()["options"].get(name, ()) if minors.index(since) > mine), None)
 
 
-def nearest(word: str, among: Sequence[str] | Mapping[str, Any]) -> str | None:
-    """The one that is most like a word, if one is like it at all."""
-    found = difflib.get_close_matches(word, list(among), n=1, cutoff=0.7)
+def _option(name: str, entry: Mapping[str, Any]) -> Option:
+    lists = {key: tuple(entry[key]) for key in ("choices", "aliases", "short") if key in entry}
+    return Option(name, **{**entry, **lists, "type": Type(entry["type"])})
+
+
+def in_any_version(name: str) -> Option | None:
+    """An option by its first long name, as the last version with it has it."""
+    history = _data()["options"].get(name)
+    return _option(name, history[-1][2]) if history else None
+
+
+def nearest(word: str, among: Sequence[str] | Mapping[str, Any], *, likeness: float = 0.7) -> str | None:
+    """The one that is most like a word, if one is like it at all. `likeness`: 0 (nothing in common) to 1."""
+    found = difflib.get_close_matches(word, list(among), n=1, cutoff=likeness)
     return found[0] if found else None
 
 

@@ -17,26 +17,42 @@ def resolve(catalogue: Catalogue, name: str, *, where: str) -> Option:
     option = catalogue.option(base)
     if option is not None:
         return option
-    version = f"vLLM {catalogue.version}"
-    if removed := catalogue.removed_in(base):
-        instead = INSTEAD.get(base) or said_instead(base)
-        raise refusal(
-            f"{where}: not in {version}: removed in {removed}; "
-            + (f"use {instead} instead" if instead else "leave it out")
-        )
-    if added := catalogue.added_in(base):
-        raise refusal(f"{where}: unknown in {version}; {added} has it")
     meant = catalogue.abbreviated(base)
-    if len(meant) == 1:
+    if len(meant) == 1 and catalogue.removed_in(base) is None and catalogue.added_in(base) is None:
         return meant[0]
-    if meant:
-        names = ", ".join(option.name for option in meant)
-        raise refusal(f"{where}: unknown in {version}, and an abbreviation of several options: {names}")
-    like = catalogue.nearest(base)
+    raise refusal(describe_unknown(catalogue, base, where=where))
+
+
+def describe_unknown(catalogue: Catalogue, name: str, *, where: str, flags: bool = False) -> str:
+    """Why a version has no option of this name, and what would be right. `flags`: options are written with their dashes."""
+    version, dashes = f"vLLM {catalogue.version}", "--" if flags else ""
+    if removed := catalogue.removed_in(name):
+        instead = INSTEAD.get(name) or said_instead(name)
+        if instead and flags:
+            instead = _as_flags(instead)
+        return f"{where}: not in {version}: removed in {removed}; " + (
+            f"use {instead} instead" if instead else "leave it out"
+        )
+    if added := catalogue.added_in(name):
+        return f"{where}: unknown in {version}; {added} has it"
+    if meant := catalogue.abbreviated(name):
+        names = ", ".join(dashes + option.name for option in meant)
+        return f"{where}: unknown in {version}, and an abbreviation of several options: {names}"
+    like = catalogue.nearest(name)
+    if like is None and flags and (far := catalogue.nearest(name, likeness=0.3)) is not None:
+        return f"{where}: unknown in {version}; the nearest that it knows is --{far}"
     if like is None:
-        raise refusal(f"{where}: unknown in {version}; vllm serve --help=all lists what it takes")
+        return f"{where}: unknown in {version}; vllm serve --help=all lists what it takes"
     hint = f" ({OWNED[like]})" if like in OWNED else ""
-    raise refusal(f"{where}: unknown in {version}; did you mean {like}?{hint}")
+    return f"{where}: unknown in {version}; did you mean {dashes}{like}?{hint}"
+
+
+def _as_flags(instead: str) -> str:
+    """Options as spec.engine.args has them, as words of a command: `a and b`, or `a: 0`."""
+    name, colon, value = instead.partition(": ")
+    if colon:
+        return f"--no-{name}" if value == "false" else f"--{name} {value}"
+    return " and ".join(f"--{each}" for each in instead.split(" and "))
 
 
 def check_value(catalogue: Catalogue, option: Option, value: Any, *, where: str) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vllm_operator.api.errors import Refusal
 from vllm_operator.api.names import PORT
 from vllm_operator.api.types import Defaults, Engine, VLLMModelSpec
 from vllm_operator.engine.catalogue import Catalogue, Option, Type, find, newest
@@ -50,7 +51,9 @@ TYPED_OPTIONS = (
 )
 
 BUCKETS = ("s3://", "gs://")
-_STREAMING = ("runai_streamer", "runai_streamer_sharded", "modelexpress", "auto")
+STREAMER = "runai_streamer"
+"""Load format of a model in a bucket, where the user has chosen none."""
+_STREAMING = (STREAMER, "runai_streamer_sharded", "modelexpress", "auto")
 """Load formats that vLLM takes for a bucket (vllm/config/vllm.py)."""
 _TYPED_NAMES = frozenset(option for _, option in TYPED_OPTIONS)
 _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9._-]{0,127}")
@@ -118,12 +121,14 @@ def build_command(
 
     typed: dict[str, str] = {}
     """Option → field that sets it."""
+    chosen: dict[str, Any] = {}
+    """Option → the value of that field."""
     for attribute, option in TYPED_OPTIONS:
         value = getattr(engine, attribute)
         if value is None:
             continue
         field = f"spec.engine.{Engine.model_fields[attribute].alias or attribute}"
-        typed[option] = field
+        typed[option], chosen[option] = field, value
         if known.checked:
             resolve(known.catalogue, option, where=field)
         if _is_off(option, value):
@@ -131,22 +136,22 @@ def build_command(
         command += _render(known, option, value, where=field)
         if option == TOOL_PARSER:
             # vLLM parses tool calls only with both (validate_parsed_serve_args)
-            typed[AUTO_TOOLS] = field
+            typed[AUTO_TOOLS], chosen[AUTO_TOOLS] = field, True
             command.append(f"--{AUTO_TOOLS}")
     if engine.chat_template is not None:
         field = "spec.engine.chatTemplate"
-        typed["chat-template"] = field
-        key = engine.chat_template.config_map_key_ref.key
-        command += _render(known, "chat-template", f"{CHAT_TEMPLATE_DIRECTORY}/{key}", where=field)
+        path = f"{CHAT_TEMPLATE_DIRECTORY}/{engine.chat_template.config_map_key_ref.key}"
+        typed["chat-template"], chosen["chat-template"] = field, path
+        command += _render(known, "chat-template", path, where=field)
 
     defaults = list(default_options(spec.defaults or Defaults(), traits=traits, version=version))
     for option, value, field in defaults:
-        typed[option] = field
+        typed[option], chosen[option] = field, value
         if known.checked:
             resolve(known.catalogue, option, where=field)
         command += _render(known, option, value, where=field)
 
-    args = _checked_args(known, engine.args or {}, typed)
+    args = _checked_args(known, engine.args or {}, typed, chosen)
     if known.checked:
         _check_parsers(known.catalogue, engine, typed, args)
     if known.checked:
@@ -196,7 +201,7 @@ def _load_format(engine: Engine, args: dict[str, tuple[str, Any]], model_path: s
     field = "spec.engine.loadFormat" if engine.load_format is not None else f"spec.engine.args.{written}"
     given = engine.load_format or given
     if given is None:
-        return ["--load-format", _STREAMING[0]]
+        return ["--load-format", STREAMER]
     if given not in _STREAMING:
         raise refusal(
             f"{field} is {show(given)}, but the model is {model_path}: for a bucket vLLM takes {', '.join(_STREAMING)}; or leave it out"
@@ -220,8 +225,12 @@ def _lora(known: _Known, args: Mapping[str, tuple[str, Any]], plan: Plan, max_ra
     return words
 
 
-def _checked_args(known: _Known, given: Mapping[str, Any], typed: Mapping[str, str]) -> dict[str, tuple[str, Any]]:
-    """spec.engine.args by canonical name: → (name as written, value). Raises Refusal for names that cannot stand."""
+def _checked_args(
+    known: _Known, given: Mapping[str, Any], typed: Mapping[str, str], chosen: Mapping[str, Any]
+) -> dict[str, tuple[str, Any]]:
+    """spec.engine.args by canonical name: → (name as written, value). What a typed field, or another spelling, says as well is left
+    out. Raises Refusal for names that cannot stand, and for two values of one option.
+    """
     catalogue = known.catalogue
     result: dict[str, tuple[str, Any]] = {}
     for written in sorted(given):
@@ -251,16 +260,37 @@ def _checked_args(known: _Known, given: Mapping[str, Any], typed: Mapping[str, s
                 raise refusal(f"{where} is {show(value)}: write {name}: true or {name}: false instead")
             value = False
         if base in typed:
+            if name == base and _means_the_same(catalogue, base, value, chosen.get(base)):
+                continue
             raise refusal(f"{where} is {show(value)}, but {typed[base]} sets --{base} too: keep one of them")
         for option, instead in (*OWNED.items(), *((o, f"{f} sets it") for o, f in typed.items())):
             # argparse takes any unique beginning of a name for the name, but for names of their own (tokenizer)
             if not known.checked and option.startswith(base) and base not in _TYPED_NAMES:
                 raise refusal(f"{where} is set, which vLLM may read as an abbreviation of --{option}: {instead}")
+        if name in result and _means_the_same(catalogue, name, value, result[name][1]):
+            continue
         for other, (other_written, _) in result.items():
             if other == name or (other.partition(".")[0] == base and base in (name, other)):
                 raise refusal(f"{where} and spec.engine.args.{other_written} both set --{base}: keep one of them")
         result[name] = (written, value)
     return result
+
+
+def _means_the_same(catalogue: Catalogue, name: str, value: Any, other: Any) -> bool:
+    """Whether vLLM reads two values of an option as one, e.g. 32k and 32000."""
+    if isinstance(value, bool) or isinstance(other, bool):
+        return value is other
+    option = catalogue.option(name)
+    if option is None or value is None or other is None:
+        return bool(value == other) and type(value) is type(other)
+    try:
+        read = [
+            [option.read(to_word(word, name)) for word in (each if isinstance(each, list) else [each])]
+            for each in (value, other)
+        ]
+    except (ValueError, OverflowError, RecursionError, Refusal):
+        return False
+    return bool(read[0] == read[1])
 
 
 def _resolved(catalogue: Catalogue, name: str, *, negated: bool, where: str) -> str:

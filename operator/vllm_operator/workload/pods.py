@@ -117,6 +117,11 @@ def escape_expansion(word: str) -> str:
     return word.replace("$", "$$") if "$(" in word or "$$" in word else word
 
 
+def unescape_expansion(word: str) -> str:
+    """What the kubelet makes of a word that has no $(NAME) of a variable in it."""
+    return word.replace("$$", "$")
+
+
 def _build_container(
     key: Key,
     spec: VLLMModelSpec,
