@@ -314,9 +314,6 @@ def test_threads_are_left_alone_without_a_limit_and_on_gpus_and_where_the_user_s
     assert {"name": "OMP_NUM_THREADS", "value": "3"} in container(own)["env"]
 
 
-CPU: dict[str, Any] = {"model": "a/b", "accelerator": {"type": "cpu"}}
-
-
 def test_cpus_are_chosen_by_their_labels_and_beside_an_affinity_of_the_users_own() -> None:
     assert pod(CPU)["affinity"] == {"nodeAffinity": NODE_AFFINITY}
     term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"a": "b"}}}
