@@ -37,7 +37,10 @@ def write(folder: Path, document: Any) -> str:
 
 def test_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     spec = {
-        "engine": {"maxModelLen": "32k", "version": "0.32.0", "args": {"response-role": "it's $(x) $$ ;"}},
+        "engine": {
+            **{"maxModelLen": "32k", "version": "0.32.0", "args": {"response-role": "it's $(x) $$ ;"}},
+            **{"toolCallParser": "none", "reasoningParser": "none"},
+        },
         "parallelism": {"tensor": 2},
     }
     file = write(tmp_path, model(**spec))
@@ -64,6 +67,7 @@ def test_what_is_assumed_is_said(
         "note: the operator chooses the number of GPUs by the model and the nodes: parallelism.tensor is taken for 1",
         "note: the operator may add --max-model-len, if the model's own maximum does not fit",
         "note: spec.engine.version is not set: the operator's own is taken for vLLM 0.32.0",
+        "note: the operator may add parsers and options by what the model's files say: status.engine shows them",
     ]
 
 
@@ -80,6 +84,16 @@ def test_there_and_back(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
     assert back == made
 
 
+def test_adapters_are_made_ready_for(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    document = model(adapters=[{"name": "a", "source": "a/b", "rank": 20}, {"name": "b", "source": "a/c"}])
+    assert main(["command", "-f", write(tmp_path, document), "-o", "json"]) == 0
+    printed = capsys.readouterr()
+    words = json.loads(printed.out)
+    assert "--enable-lora" in words
+    assert words[words.index("--max-lora-rank") + 1] == "32"
+    assert "adapters' ranks" in printed.err
+
+
 @pytest.mark.parametrize(
     ("document", "code", "part"),
     [
@@ -88,7 +102,8 @@ def test_there_and_back(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
             1,
             "did you mean enable-prefix-caching?",
         ),
-        (model(adapters=[{"name": "a", "source": "a/b"}]), 1, "spec.adapters"),
+        (model(adapters=[{"name": "model", "source": "a/b"}], servedModelNames=["model"]), 1, "spec.adapters"),
+        (model(autoscaling={"maxReplicas": 2}), 1, "spec.autoscaling"),
         (model(external={"url": "https://x"}), 1, "external"),
         (model(podTemplate={"spec": {"containers": [{"name": "vllm", "command": None}]}}), 1, "no command"),
         (model(engine={"seed": -1}), 2, "spec.engine.seed"),

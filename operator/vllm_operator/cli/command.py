@@ -17,6 +17,7 @@ from vllm_operator.cli.files import Usage, read_model
 from vllm_operator.cli.kubectl import KubectlError, kubectl
 from vllm_operator.sizing.decide import is_fixed
 from vllm_operator.sizing.plan import decide_plan
+from vllm_operator.workload.adapters import decide_lora
 from vllm_operator.workload.not_implemented import check_implemented
 from vllm_operator.workload.pods import build_pod_template, unescape_expansion
 from vllm_operator.workload.settings import BuildSettings
@@ -87,7 +88,8 @@ def offline(metadata: Mapping[str, Any], spec: VLLMModelSpec) -> tuple[list[str]
         raise NoCommand("the model is external: the operator runs nothing for it")
     check_implemented(spec, gateway=True)
     notes = []
-    settings = BuildSettings()
+    # Adapters are only for models behind the gateway; the words are the same with it and without.
+    settings = BuildSettings(gateway_url="http://gateway")
     name = str(metadata.get("name") or "")
     if not name and not spec.served_model_names:
         notes.append('the resource has no name, and neither has the model: "model" is written')
@@ -102,11 +104,16 @@ def offline(metadata: Mapping[str, Any], spec: VLLMModelSpec) -> tuple[list[str]
         notes.append("the operator may add --max-model-len, if the model's own maximum does not fit")
     if engine.version is None and engine.image is None:
         notes.append(f"spec.engine.version is not set: the operator's own is taken for vLLM {settings.vllm_version}")
+    if engine.tool_call_parser is None or engine.reasoning_parser is None:
+        notes.append("the operator may add parsers and options by what the model's files say: status.engine shows them")
+    if any(adapter.rank is None for adapter in spec.adapters or ()):
+        notes.append("adapters' ranks that the spec does not say are taken for vLLM's default, 16")
     template = build_pod_template(
         Key(str(metadata.get("namespace") or "default"), name or "model"),
         spec,
         plan=decide_plan(spec, default_accelerator=settings.default_accelerator),
         settings=settings,
+        lora=decide_lora(spec, name or "model", settings, {}),
     )
     return _words(template), notes
 
