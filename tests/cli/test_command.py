@@ -38,8 +38,11 @@ def write(folder: Path, document: Any) -> str:
 def test_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     spec = {
         "engine": {
-            **{"maxModelLen": "32k", "version": "0.32.0", "args": {"response-role": "it's $(x) $$ ;"}},
-            **{"toolCallParser": "none", "reasoningParser": "none"},
+            "maxModelLen": "32k",
+            "version": "0.32.0",
+            "args": {"response-role": "it's $(x) $$ ;"},
+            "toolCallParser": "none",
+            "reasoningParser": "none",
         },
         "parallelism": {"tensor": 2},
     }
