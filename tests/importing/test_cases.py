@@ -1,5 +1,6 @@
 """Commands as people write and paste them, and what becomes of them."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -206,9 +207,11 @@ REFUSED = [
     ("vllm bench m", "only vllm serve can be imported"),
     ("rm -rf /", "no command that starts a vLLM (it begins with 'rm')"),
     ("vllm serve a; vllm serve b", "2 commands that start a vLLM"),
-    ("vllm serve m --api-key $(cat key)", "would be run by a shell"),
+    ("vllm serve $(cat model)", "the value of $(cat...) is not known"),
+    ("vllm serve m --api-key $(cat $(pwd)/key)", "would be run by a shell"),
     ("vllm serve m --api-key `cat key`", "would be run by a shell"),
-    ('vllm serve m --seed "$(cat x)"', "would be run by a shell"),
+    ("vllm serve m --seed $(( 1 + 1 ))", "would be run by a shell"),
+    ("vllm serve m --seed \"$(cat 'x')\"", "would be run by a shell"),
     ("vllm serve m --seed <(cat x)", "would be run by a shell"),
     ("vllm serve m --seed ${X%y}", "write its value"),
     ("vllm serve m <<EOF", "<< (text that follows)"),
@@ -249,6 +252,9 @@ NOTES = [
     ("vllm serve m --uds /x", "--uds is left out: the operator reaches vLLM by its port; remove it"),
     ("vllm serve m --max-model-len $LEN", "--max-model-len is left out: the value of $LEN is not known"),
     ("FOO=a$BAR vllm serve m", "the variable FOO is left out: the value of $BAR is not known"),
+    ('vllm serve m --max-model-len "$(cat x)"', "--max-model-len is left out: the value of $(cat...) is not known"),
+    ("docker run -v $(pwd)/x:/x -e A=$(date) img m", 'the mount "$(pwd)/x:/x" is left out: use podTemplate'),
+    ("docker run -v $(pwd)/x:/x -e A=$(date) img m", "the variable A is left out: the value of $(date) is not known"),
     ("cd /x; vllm serve m", "the command 'cd' beside it is left out"),
     ("vllm serve m | tee log", "the command 'tee' beside it is left out"),
     ("vllm serve m 2> log", "where the output goes is left out: kubectl logs has it"),
@@ -385,6 +391,14 @@ def test_a_token_of_unknown_value_is_asked_for() -> None:
         and "kubectl create secret generic m-credentials --from-literal=HF_TOKEN=" in note
         for note in imported.notes
     )
+
+
+def test_what_a_shell_would_run_is_not_run_and_not_repeated(tmp_path: Path) -> None:
+    imported = import_model(f"vllm serve m --api-key $(touch {tmp_path}/hunter2)")
+    assert list(tmp_path.iterdir()) == []
+    assert imported.secret is None
+    assert "hunter2" not in text_of(imported)
+    assert any("the value of $(touch...) is not known" in note for note in imported.notes)
 
 
 def test_a_token_of_a_model_elsewhere_is_a_variable() -> None:

@@ -26,6 +26,8 @@ _ASSIGNED = re.compile(rf"({_NAME})(\+?)=")
 _PARAMETER = re.compile(rf"({_NAME})(?:(:?[-])([^{{}}$`'\"\\]*))?\}}")
 _CONTINUATION = re.compile(r"\\[ \t]*(?:\n|\Z)")
 _CONTINUATION_AND_COMMENT = re.compile(r"\\[ \t]+#[^\n]*(?:\n|\Z)")
+_SUBSTITUTION = re.compile(r"\([ \t]*([A-Za-z0-9._/-]{1,40})([ \t][^()'\"`$\\\n]{0,200})?\)")
+"""`$(pwd)` and the like: a value that only a shell can know."""
 _REDIRECTION = re.compile(r"&>>?|>>|>&|>\||<&|<>|>|<")
 _SEPARATOR = re.compile(r"&&|\|\||\|&|;;|[;&|]")
 _RESERVED = frozenset(
@@ -345,6 +347,10 @@ def _double_quoted(text: str, place: int, word: _Raw) -> int:
 def _dollar(text: str, place: int, word: _Raw, *, quoted: bool) -> int:
     """Read what begins with $; the place behind it."""
     rest = text[place + 1 : place + 2]
+    if rest == "(" and (match := _SUBSTITUTION.match(text, place + 1)) is not None:
+        # its program alone is named: the rest may be secret
+        word.parts.append(_Part(f"({match[1]}...)" if match[2] else f"({match[1]})", quoted, True))
+        return match.end()
     if rest == "(":
         raise ImportRefused("$(...) would be run by a shell: write its result, or put the value into single quotes")
     if rest == "{":
