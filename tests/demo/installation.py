@@ -77,6 +77,9 @@ class Installation:
         """Remove the release and its namespace; the definition stays, as a user's would."""
         if self.installed():
             self.helm("uninstall", self.release, "--namespace", self.namespace, "--wait", timeout=180)
+        # Of a namespace that is deleted with pods in it Kubernetes looks again after half their grace period: 165 s for the gateway's.
+        words = ("wait", "--for=delete", "pod", "--all", "--timeout=360s")
+        self.cluster.kubectl("-n", self.namespace, *words, timeout=370)
         self.cluster.kubectl("delete", "namespace", self.namespace, "--ignore-not-found", "--timeout=120s", timeout=130)
 
     def installed(self) -> bool:
