@@ -69,7 +69,8 @@ def test_a_command_is_imported_and_served(world: World, gateway: Gateway) -> Non
     for asked in ("imported", "other-name"):
         body = {"model": asked, "prompt": PROMPT, "max_tokens": 8}
         answer = gateway.ask("/v1/completions", body)
-        assert (answer.status_code, answer.json().get("model")) == (200, asked), answer.text
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["model"] == "imported", "vLLM answers by the first of its names"
         said.append(answer.json()["choices"][0]["text"])
     assert said[0] == said[1], "the temperature of the command is 0"
 
