@@ -5,6 +5,7 @@ import binascii
 import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -310,6 +311,7 @@ def _read_external(
     return external, endpoints if waiting is None else (), waiting
 
 
+@lru_cache(maxsize=256)  # They are read whenever anything changes.
 def _is_certificate(text: str) -> bool:
     try:
         ssl.create_default_context(cadata=text)
