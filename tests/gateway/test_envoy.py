@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.certificates import Authority
 from tests.gateway.envoy import Gateway, Pod, error, gateway, serve, served_by
@@ -185,6 +186,47 @@ async def test_nobody_names_a_route(tmp_path: Path, name: str, header: str) -> N
             assert len(b.requests) == 4
             for request in b.requests:
                 assert not [each for each in request["headers"] if each.lower().startswith("x-vllm")]
+
+
+async def test_requests_are_counted_by_model_and_key(tmp_path: Path) -> None:
+    """By the key's name, and by nothing that a client can make up."""
+    limited = ApiKey(Key("team-b", "limited"), "eve", "sk-limited-secret", concurrent_requests=8)
+    async with serve("a", "b") as (a, b), gateway(tmp_path, replace(usual(a, b), keys=(ALICE, limited))) as found:
+        for model_name, key in (
+            ("alpha", ALICE.value),
+            ("models/a", ALICE.value),
+            ("beta", None),
+            ("beta", limited.value),
+            ("made-up", ALICE.value),
+            ("beta", "sk-mistyped-secret"),
+            ("gamma", None),
+        ):
+            await found.ask({"model": model_name}, key=key, headers={"x-vllm-client": "me"})
+
+        async def counted() -> dict[tuple[str, str, str], int]:
+            async with httpx.AsyncClient() as client:
+                text = (await client.get(f"{found.admin}/stats/prometheus", params={"usedonly": ""})).text
+            return {
+                (sample.labels["model"], sample.labels["client"], sample.labels["status"]): int(sample.value)
+                for family in text_string_to_metric_families(text)
+                for sample in family.samples
+                if sample.name.startswith("envoy_gateway_requests")
+                # The list of models is what the test's gateway is asked for until it is there.
+                and (sample.labels["model"] or sample.labels["status"] != "200")
+            }
+
+        expected = {
+            ("models/a", "team-a/keys/alice", "200"): 2,
+            ("models/b", "", "200"): 1,
+            ("models/b", "team-b/limited/eve", "200"): 1,
+            ("models/c", "", "503"): 1,
+            ("", "team-a/keys/alice", "404"): 1,
+            ("", "", "401"): 1,
+        }
+        async with asyncio.timeout(10):
+            while (said := await counted()) != expected:
+                assert len(said) <= len(expected), said
+                await asyncio.sleep(0.05)
 
 
 async def test_no_key_is_seen_where_it_does_not_belong(tmp_path: Path) -> None:

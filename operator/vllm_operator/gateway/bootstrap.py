@@ -115,9 +115,9 @@ def build_listener(
         **_build_manager("models", build_filters(largest_body=largest_body)),
         "codec_type": "AUTO",
         "access_log": [
-            build_access_log(_all_of({"not_health_check_filter": {}}, _metadata_filter(LIMIT, present=False))),
+            *build_logs(_all_of({"not_health_check_filter": {}}, _metadata_filter(LIMIT, present=False))),
             # What has come to the other listener is logged there.
-            build_access_log(_all_of(counted, _expression("!has(upstream.local_address)")), upstream=None),
+            *build_logs(_all_of(counted, _expression("!has(upstream.local_address)")), upstream=None),
         ],
         "local_reply_config": {"mappers": [_too_many_at_once(counted), *build_local_replies(largest_body)]},
         # Nothing that a client calls itself is believed.
@@ -155,7 +155,7 @@ def build_counted_listener(*, largest_body: int, patience: Patience = Patience()
     manager = {
         **_build_manager("counted", build_counted_filters(largest_body=largest_body)),
         "codec_type": "HTTP1",
-        "access_log": [build_access_log(None)],
+        "access_log": build_logs(None),
         "local_reply_config": {"mappers": build_local_replies(largest_body)},
         "early_header_mutation_extensions": [
             _early_mutation(
@@ -311,37 +311,56 @@ def _expression(text: str) -> JSONObject:
     return {"extension_filter": {"name": "expression", "typed_config": {"@type": kind, "expression": text}}}
 
 
-def build_access_log(which: JSONObject | None, *, upstream: str | None = "%UPSTREAM_HOST%") -> JSONObject:
-    """One JSON line for each request, with the name of the key. Neither keys nor what stands behind ? in a path.
+def build_logs(which: JSONObject | None, *, upstream: str | None = "%UPSTREAM_HOST%") -> list[JSONObject]:
+    """What is kept of requests: a line of the access log, and what is counted. `which`: filter of requests; None: all."""
+    chosen = {} if which is None else {"filter": which}
+    return [
+        {"name": "stdout", **chosen, "typed_config": _access_log(upstream)},
+        {"name": "requests", **chosen, "typed_config": _counters()},
+    ]
 
-    `which`: filter of requests; None: all.
-    """
+
+_MODEL, _CLIENT = "%METADATA(ROUTE:vllm:model)%", f"%DYNAMIC_METADATA({NAMESPACE}:{CLIENT})%"
+"""Which model's route a request has taken, and the name of its key. The header itself is taken away before the request goes on."""
+
+
+def _access_log(upstream: str | None) -> JSONObject:
+    """One JSON line for each request, with the name of the key. Neither keys nor what stands behind ? in a path."""
     return {
-        "name": "stdout",
-        **({} if which is None else {"filter": which}),
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
-            "log_format": {
-                "json_format": {
-                    "time": "%START_TIME%",
-                    "method": "%REQ(:METHOD)%",
-                    "path": "%PATH(NQ)%",
-                    "status": "%RESPONSE_CODE%",
-                    "flags": "%RESPONSE_FLAGS%",
-                    "model": "%METADATA(ROUTE:vllm:model)%",
-                    "fallback": "%METADATA(ROUTE:vllm:fallback)%",
-                    "changed": f"%DYNAMIC_METADATA({NAMESPACE}:{CHANGED})%",
-                    # The header itself is taken away before the request goes on.
-                    "client": f"%DYNAMIC_METADATA({NAMESPACE}:{CLIENT})%",
-                    "bytes_received": "%BYTES_RECEIVED%",
-                    "bytes_sent": "%BYTES_SENT%",
-                    "milliseconds": "%DURATION%",
-                    "first_byte_milliseconds": "%RESPONSE_DURATION%",
-                    "upstream": upstream,
-                    "request_id": "%REQ(x-request-id)%",
-                }
-            },
+        "@type": "type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
+        "log_format": {
+            "json_format": {
+                "time": "%START_TIME%",
+                "method": "%REQ(:METHOD)%",
+                "path": "%PATH(NQ)%",
+                "status": "%RESPONSE_CODE%",
+                "flags": "%RESPONSE_FLAGS%",
+                "model": _MODEL,
+                "fallback": "%METADATA(ROUTE:vllm:fallback)%",
+                "changed": f"%DYNAMIC_METADATA({NAMESPACE}:{CHANGED})%",
+                "client": _CLIENT,
+                "bytes_received": "%BYTES_RECEIVED%",
+                "bytes_sent": "%BYTES_SENT%",
+                "milliseconds": "%DURATION%",
+                "first_byte_milliseconds": "%RESPONSE_DURATION%",
+                "upstream": upstream,
+                "request_id": "%REQ(x-request-id)%",
+            }
         },
+    }
+
+
+def _counters() -> JSONObject:
+    """Requests by model, key and status: as many numbers as models have callers, and nothing that a client can make up."""
+    tags = {"model": _MODEL, "client": _CLIENT, "status": "%RESPONSE_CODE%"}
+    requests = {
+        "name": "requests",
+        "tags": [{"name": name, "value_format": value} for name, value in tags.items()],
+    }
+    return {
+        "@type": "type.googleapis.com/envoy.extensions.access_loggers.stats.v3.Config",
+        "stat_prefix": "gateway",
+        "counters": [{"stat": requests, "value_fixed": 1}],
     }
 
 
