@@ -191,6 +191,7 @@ REFUSED = [
     ("vllm serve m --enable-auto-tool-choice --tool-call-parser hermess", "did you mean hermes?"),
     ("vllm serve m --enable-prefix-caching=true", "write --enable-prefix-caching or --no-enable-prefix-caching"),
     ("vllm serve m --no-disable-log-stats", "--disable-log-stats has no --no- form"),
+    ("vllm serve m --calculate-kv-scales=1", "takes no value; not in vLLM 0.32.0: removed in 0.28"),
     ("vllm serve m --max-num 3", "--max-num is an abbreviation of several options: --max-num-active-seqs"),
     ("vllm serve m --seed", "--seed has no value"),
     ("vllm serve m --seed --enforce-eager", "--seed has no value"),

@@ -287,7 +287,9 @@ class _Reader:
             value = _read_key_value(word, where=flag.text) if known else word
             return Given(flag.text, flag.name, None, value, (word,), is_open=not known, remark=remark)
         former = in_any_version(flag.name) or in_any_version(flag.name.removeprefix("no-"))
-        if former is not None and former.type is Type.BOOLEAN and flag.attached is None:
+        if former is not None and former.type is Type.BOOLEAN:
+            if flag.attached is not None:
+                raise refusal(f"{flag.text} takes no value; {remark.partition(': ')[2]}")
             return Given(flag.text, flag.name, None, True, remark=remark)
         words = self._taken(flag, least=0, most=1 if former is not None and not former.several else None)
         value = [_guess(word) for word in words] if words else True
