@@ -2,9 +2,7 @@
 
 import io
 import json
-import os
 import shlex
-import stat
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.cli.programs import install_kubectl
 from vllm_operator.api.names import Key
 from vllm_operator.api.types import VLLMModelSpec
 from vllm_operator.cli.main import main
@@ -131,16 +130,12 @@ def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.fixture
 def kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What kubectl says: files `model` and `revision` (absent: it fails)."""
-    program = tmp_path / "kubectl"
-    program.write_text(
-        '#!/bin/sh\ncase "$*" in\n'
-        f'"get vllmmodels.vllm-operator.io -n ml -o json -- qwen") cat {tmp_path}/model ;;\n'
-        f'"get vllmmodels.vllm-operator.io -o json -- qwen") cat {tmp_path}/model ;;\n'
-        f'"get controllerrevisions.apps -n ml -o json -- qwen-1") cat {tmp_path}/revision ;;\n'
-        '*) echo "unexpected: $*" >&2; exit 1 ;;\nesac\n'
-    )
-    program.chmod(program.stat().st_mode | stat.S_IEXEC)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    answers = {
+        '"get vllmmodels.vllm-operator.io -n ml -o json -- qwen"': "model",
+        '"get vllmmodels.vllm-operator.io -o json -- qwen"': "model",
+        '"get controllerrevisions.apps -n ml -o json -- qwen-1"': "revision",
+    }
+    install_kubectl(tmp_path, monkeypatch, answers)
     spec = VLLMModelSpec.model_validate({"model": "old/model", "engine": {"args": {"response-role": "$(x) $$"}}})
     template = build_pod_template(Key("ml", "qwen"), spec, plan=decide_plan(spec), settings=BuildSettings())
     (tmp_path / "revision").write_text(json.dumps({"data": {"deployment": {"spec": {"template": template}}}}))

@@ -1,13 +1,12 @@
 """`kubectl-vllm gateway`, as a user calls it, with a kubectl that says what a cluster would."""
 
 import json
-import os
-import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.cli.programs import install_kubectl
 from vllm_operator.cli.main import main
 
 POD = {
@@ -41,15 +40,11 @@ STATUS: dict[str, Any] = {
 @pytest.fixture
 def kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What kubectl says: files `pods` and `status` (absent: it fails)."""
-    program = tmp_path / "kubectl"
-    program.write_text(
-        '#!/bin/sh\ncase "$*" in\n'
-        f'*"get pods"*) cat {tmp_path}/pods ;;\n'
-        f'*"--raw /api/v1/namespaces/system/pods/gateway-1:8081/proxy/status"*) cat {tmp_path}/status ;;\n'
-        '*) echo "unexpected: $*" >&2; exit 1 ;;\nesac\n'
-    )
-    program.chmod(program.stat().st_mode | stat.S_IEXEC)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    answers = {
+        '*"get pods"*': "pods",
+        '*"--raw /api/v1/namespaces/system/pods/gateway-1:8081/proxy/status"*': "status",
+    }
+    install_kubectl(tmp_path, monkeypatch, answers)
     (tmp_path / "pods").write_text(json.dumps({"items": [OPERATOR, POD]}))
     (tmp_path / "status").write_text(json.dumps(STATUS))
     return tmp_path

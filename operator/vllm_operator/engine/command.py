@@ -144,8 +144,7 @@ def build_command(
         typed["chat-template"], chosen["chat-template"] = field, path
         command += _render(known, "chat-template", path, where=field)
 
-    defaults = list(default_options(spec.defaults or Defaults(), traits=traits, version=version))
-    for option, value, field in defaults:
+    for option, value, field in default_options(spec.defaults or Defaults(), traits=traits, version=version):
         typed[option], chosen[option] = field, value
         if known.checked:
             resolve(known.catalogue, option, where=field)
@@ -154,7 +153,6 @@ def build_command(
     args = _checked_args(known, engine.args or {}, typed, chosen)
     if known.checked:
         _check_parsers(known.catalogue, engine, typed, args)
-    if known.checked:
         for option, value in choose(spec, traits, version).options.items():
             command += _render(known, option, value, where=f"the recipe's {option}")
     if plan.max_model_len is not None and "max-model-len" not in typed and "max-model-len" not in args:
@@ -212,13 +210,11 @@ def _load_format(engine: Engine, args: dict[str, tuple[str, Any]], model_path: s
 def _lora(known: _Known, args: Mapping[str, tuple[str, Any]], plan: Plan, max_rank: int) -> list[str]:
     """What lets adapters be loaded while vLLM runs. Raises Refusal."""
     options = lora_options(args, max_rank=max_rank)
-    if plan.data_parallel_size > 1:
+    if plan.data_parallel_size > 1 and "api-server-count" not in args:
         # vLLM starts as many API servers as there are data-parallel ranks, and loads adapters with one only (cli/serve.py)
         options["api-server-count"] = 1
     words = []
     for name, value in options.items():
-        if name in args:
-            continue
         if known.checked:
             resolve(known.catalogue, name, where="spec.adapters")
         words += _render(known, name, value, where="spec.adapters")

@@ -15,6 +15,7 @@ from vllm_operator.gateway.render import (
     MOST_HEADERS_KIB,
     REWRITE_FILTER,
     error_body,
+    header,
     xds_source,
 )
 from vllm_operator.gateway.scripts import (
@@ -125,7 +126,7 @@ def build_listener(
             _early_mutation(
                 [
                     *({"remove_on_match": {"key_matcher": {"prefix": each}}} for each in OWN_HEADERS),
-                    _set_header(PART_HEADER, OTHERS),
+                    {"append": header(PART_HEADER, OTHERS)},
                 ]
             )
         ],
@@ -160,9 +161,9 @@ def build_counted_listener(*, largest_body: int, patience: Patience = Patience()
         "early_header_mutation_extensions": [
             _early_mutation(
                 [
-                    _set_header(CLIENT_HEADER, f"%REQ({CALLER_HEADER})%"),
+                    {"append": header(CLIENT_HEADER, f"%REQ({CALLER_HEADER})%")},
                     {"remove": CALLER_HEADER},
-                    _set_header(PART_HEADER, OTHERS),
+                    {"append": header(PART_HEADER, OTHERS)},
                 ]
             )
         ],
@@ -291,10 +292,6 @@ def _early_mutation(mutations: Iterable[JSONObject]) -> JSONObject:
     }
 
 
-def _set_header(name: str, value: str) -> JSONObject:
-    return {"append": {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
-
-
 def _all_of(*filters: JSONObject) -> JSONObject:
     return {"and_filter": {"filters": list(filters)}}
 
@@ -368,10 +365,7 @@ def _reply(which: JSONObject, body: JSONObject, *headers: tuple[str, str]) -> JS
     return {
         "filter": which,
         "body_format_override": {"json_format": body},
-        "headers_to_add": [
-            {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
-            for name, value in headers
-        ],
+        "headers_to_add": [header(name, value) for name, value in headers],
     }
 
 

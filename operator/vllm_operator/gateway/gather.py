@@ -11,6 +11,7 @@ from typing import Any
 
 from vllm_operator.api.endpoint import read_server
 from vllm_operator.api.names import ENGINE_KEY, LABEL_MODEL, PORT_NAME, Key, engine_key_secret
+from vllm_operator.api.text import shorten
 from vllm_operator.api.types import GROUP
 from vllm_operator.cluster.base import Object, key_of
 from vllm_operator.gateway.naming import adapter_of, own_name
@@ -350,8 +351,7 @@ def _why(conditions: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _short(message: str) -> str:
-    message = " ".join(message.split())
-    return message if len(message) <= LONGEST_REASON else message[: LONGEST_REASON - 1] + "…"
+    return shorten(" ".join(message.split()), LONGEST_REASON)
 
 
 def read_keys(secrets: Iterable[Object]) -> tuple[tuple[ApiKey, ...], tuple[str, ...]]:

@@ -246,14 +246,12 @@ def _show_key(key: str) -> JSONObject:
     if not key.isascii() or not key.isprintable():
         raise ValueError("the key that its vLLM asks for is no printable ASCII, so that no header takes it")
     # Envoy formats the value: percent signs begin its commands.
-    header = {"key": "authorization", "value": f"Bearer {key}".replace("%", "%%")}
+    shown = header("authorization", f"Bearer {key}".replace("%", "%%"))
     return {
         "name": "key",
         "typed_config": {
             "@type": f"{_FILTERS}.header_mutation.v3.HeaderMutation",
-            "mutations": {
-                "request_mutations": [{"append": {"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}]
-            },
+            "mutations": {"request_mutations": [{"append": shown}]},
         },
     }
 
@@ -544,7 +542,7 @@ def _counted_route() -> JSONObject:
             "retry_policy": {"num_retries": 0},
         },
         "request_headers_to_remove": [CLUSTER_HEADER],
-        "request_headers_to_add": [_header(CALLER_HEADER, f"%DYNAMIC_METADATA({NAMESPACE}:{CLIENT})%")],
+        "request_headers_to_add": [header(CALLER_HEADER, f"%DYNAMIC_METADATA({NAMESPACE}:{CLIENT})%")],
         "typed_per_filter_config": {
             BUFFER_FILTER: {"@type": f"{_FILTERS}.buffer.v3.BufferPerRoute", "disabled": True},
             MODEL_FILTER: not_yet,
@@ -603,7 +601,7 @@ def _model_routes(
     elif stand_in is not None:
         meta["fallback"] = own_name(stand_in.key)
         answer = _lead((Share(stand_in, 1),), name)
-        answer["response_headers_to_add"].append(_header(FALLBACK_HEADER, own_name(stand_in.key)))
+        answer["response_headers_to_add"].append(header(FALLBACK_HEADER, own_name(stand_in.key)))
     else:
         answer = {
             **_error(
@@ -613,7 +611,7 @@ def _model_routes(
                 code="model_not_ready",
                 param="model",
             ),
-            "response_headers_to_add": [_header("retry-after", str(first.retry_after))],
+            "response_headers_to_add": [header("retry-after", str(first.retry_after))],
         }
     ask = {"name": f"{ASK}{name}", "match": _ANY, "metadata": {"filter_metadata": {NAMESPACE: meta}}, **answer}
     show = {"name": f"{SHOW}{name}", "match": _ANY, **_answer(200, describe(name, first))}
@@ -690,7 +688,7 @@ def _told_back() -> JSONObject:
     """
     return {
         "response_headers_to_remove": [CHANGED_HEADER, FALLBACK_HEADER],
-        "response_headers_to_add": [_header(CHANGED_HEADER, f"%DYNAMIC_METADATA({NAMESPACE}:{CHANGED})%")],
+        "response_headers_to_add": [header(CHANGED_HEADER, f"%DYNAMIC_METADATA({NAMESPACE}:{CHANGED})%")],
     }
 
 
@@ -803,7 +801,8 @@ def error_body(message: str, *, kind: str, code: str, param: str | None = None) 
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def _header(name: str, value: str) -> JSONObject:
+def header(name: str, value: str) -> JSONObject:
+    """A header that is put in the place of what is there."""
     return {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
 
 

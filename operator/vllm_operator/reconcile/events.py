@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from vllm_operator.api.names import FIELD_MANAGER, content_hash
+from vllm_operator.api.text import shorten
 from vllm_operator.api.types import API_VERSION, KIND
 from vllm_operator.cluster import kinds
 from vllm_operator.cluster.base import Cluster, Object
@@ -42,7 +43,7 @@ class EventRecorder:
             "action": happening.action,
             "reason": happening.reason,
             "type": happening.type,
-            "note": note if len(note) <= NOTE_LIMIT else note[: NOTE_LIMIT - 1] + "…",
+            "note": shorten(note, NOTE_LIMIT),
             "regarding": {
                 "apiVersion": API_VERSION,
                 "kind": KIND,

@@ -15,6 +15,7 @@ import httpx
 
 from vllm_operator.api.conditions import ConditionType, Reason
 from vllm_operator.api.names import AGENT_PORT, Key
+from vllm_operator.api.text import shorten
 from vllm_operator.cluster import kinds
 from vllm_operator.cluster.base import Cluster
 from vllm_operator.cluster.errors import ApiError
@@ -91,8 +92,7 @@ def read_answer(document: Any) -> Answer:
 
 
 def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
+    return shorten(" ".join(text.split()), LONGEST_TEXT)
 
 
 def judge(before: Look | None, now: Look | None, key: Key) -> Opinion:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vllm_operator.api.conditions import ConditionType, Reason
+from vllm_operator.api.text import shorten
 from vllm_operator.cluster.base import Object
 from vllm_operator.reconcile.observe import Observation, PodObservation, WorkloadObservation
 from vllm_operator.serving.external import ExternalState
@@ -353,14 +354,13 @@ def make_condition(verdict: Verdict, generation: int, *, previous: Mapping[str, 
     """The condition as metav1.Condition has it."""
     before = _find(previous, verdict.type)
     unchanged = before.get("status") == verdict.status
-    message = verdict.message
     return {
         "type": str(verdict.type),
         "status": verdict.status,
         "observedGeneration": generation,
         "lastTransitionTime": before["lastTransitionTime"] if unchanged else now,
         "reason": str(verdict.reason),
-        "message": message if len(message) <= MESSAGE_LIMIT else message[: MESSAGE_LIMIT - 1] + "…",
+        "message": shorten(verdict.message, MESSAGE_LIMIT),
     }
 
 

@@ -13,7 +13,9 @@ from typing import Literal
 import httpx
 
 from vllm_operator.api.names import Key
+from vllm_operator.api.text import shorten
 from vllm_operator.serving.probe import Target
+from vllm_operator.serving.tasks import cancel
 
 log = logging.getLogger(__name__)
 
@@ -118,10 +120,7 @@ class AdapterLoader:
 
     async def close(self) -> None:
         """Give up what is under way."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel(self._tasks.values())
         self._tasks.clear()
 
     async def _make(self, key: Key, target: Target, changes: Sequence[Change]) -> None:
@@ -187,5 +186,4 @@ def _words(status: int, text: str) -> str:
         said = f"vLLM answers {status}"
         if status == 404:
             said += ": it does not load adapters while it runs"
-    said = " ".join(said.split())
-    return said if len(said) <= LONGEST_MESSAGE else said[: LONGEST_MESSAGE - 1] + "…"
+    return shorten(" ".join(said.split()), LONGEST_MESSAGE)

@@ -20,6 +20,7 @@ import httpx
 
 from vllm_operator.api.endpoint import Network, Server, is_address, may_be_asked
 from vllm_operator.api.names import Key
+from vllm_operator.serving.tasks import cancel
 
 log = logging.getLogger(__name__)
 
@@ -331,10 +332,7 @@ class ExternalProber:
 
     async def close(self) -> None:
         """Stop asking."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel(self._tasks.values())
         self._tasks.clear()
 
     async def _ask_for_ever(self, key: Key, target: ExternalTarget) -> None:

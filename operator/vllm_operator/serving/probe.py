@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from vllm_operator.api.names import Key
 from vllm_operator.cluster.errors import ApiError, Category
 from vllm_operator.serving.startup import StartUp, read_start_up
+from vllm_operator.serving.tasks import cancel
 
 log = logging.getLogger(__name__)
 
@@ -224,10 +225,7 @@ class Prober:
 
     async def close(self) -> None:
         """Stop asking."""
-        tasks = [*self._tasks.values(), *self._reading]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel([*self._tasks.values(), *self._reading])
         self._tasks.clear()
 
     def _stop(self, key: Key, uid: str) -> None:
